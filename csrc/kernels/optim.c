@@ -1,0 +1,71 @@
+/* optim.c - optimiser updates in one pass over the parameters, and the norm of gradients. Bound by bytes. */
+
+enum { sum_squares_chains = 16 };                           /* the same on every instruction set, and so are the bits */
+
+/* Sum of x^2 in double. */
+static double sum_squares(const real *x, ptrdiff_t n) {
+    double chain[sum_squares_chains] = {0};
+    ptrdiff_t i = 0;
+    for (; i + sum_squares_chains <= n; i += sum_squares_chains)
+        for (int c = 0; c < sum_squares_chains; c++) chain[c] += (double)x[i + c] * (double)x[i + c];
+    for (int c = 0; i + c < n; c++) chain[c] += (double)x[i + c] * (double)x[i + c];
+    for (int half = sum_squares_chains / 2; half; half /= 2)
+        for (int c = 0; c < half; c++) chain[c] += chain[c + half];
+    return chain[0];
+}
+
+static void scale(real *x, ptrdiff_t n, real factor) {
+    ptrdiff_t i = 0;
+    for (; i + VL <= n; i += VL) vstore(x + i, vmul(vload(x + i), vset1(factor)));
+    if (i < n) vstore_n(x + i, vmul(vload_n(x + i, n - i), vset1(factor)), n - i);
+}
+
+/* g = grad + weight_decay w; velocity = momentum velocity + g; w -= lr g or lr velocity or lr (g + momentum velocity) */
+FSQ_INLINE vreal sgd_step(vreal w, vreal g, vreal *velocity, const sgd_constants *s) {
+    g = vfma(vset1(s->weight_decay), w, g);
+    if (velocity) {
+        *velocity = s->first ? g : vfma(vset1(s->momentum), *velocity, g);
+        g = s->nesterov ? vfma(vset1(s->momentum), *velocity, g) : *velocity;
+    }
+    return vfnma(vset1(s->lr), g, w);
+}
+
+static void sgd(real *w, real *velocity, const real *grad, ptrdiff_t n, const sgd_constants *constants) {
+    const sgd_constants s = *constants;
+    for (ptrdiff_t i = 0; i < n; i += VL) {
+        ptrdiff_t width = n - i < VL ? n - i : VL;
+        vreal v = vzero();
+        if (velocity && !s.first) v = width == VL ? vload(velocity + i) : vload_n(velocity + i, width);
+        if (width == VL) vstore(w + i, sgd_step(vload(w + i), vload(grad + i), velocity ? &v : NULL, &s));
+        else vstore_n(w + i, sgd_step(vload_n(w + i, width), vload_n(grad + i, width), velocity ? &v : NULL, &s), width);
+        if (velocity && width == VL) vstore(velocity + i, v);
+        else if (velocity) vstore_n(velocity + i, v, width);
+    }
+}
+
+/* g = grad + weight_decay w; m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; w = keep w - rate m / (sqrt(v correction) + eps) */
+FSQ_INLINE vreal adam_step(vreal w, vreal g, vreal *m, vreal *v, const adam_constants *s) {
+    g = vfma(vset1(s->weight_decay), w, g);
+    *m = vfma(vset1(s->beta1), *m, vmul(vset1(s->other1), g));
+    *v = vfma(vset1(s->beta2), *v, vmul(vset1(s->other2), vmul(g, g)));
+    vreal root = vadd(vsqrt(vmul(*v, vset1(s->correction))), vset1(s->eps));
+    return vfnma(vset1(s->rate), vdiv(*m, root), vmul(w, vset1(s->keep)));
+}
+
+static void adam(real *w, real *m, real *v, const real *grad, ptrdiff_t n, const adam_constants *constants) {
+    const adam_constants s = *constants;
+    ptrdiff_t i = 0;
+    for (; i + VL <= n; i += VL) {
+        vreal mi = vload(m + i), vi = vload(v + i);
+        vstore(w + i, adam_step(vload(w + i), vload(grad + i), &mi, &vi, &s));
+        vstore(m + i, mi);
+        vstore(v + i, vi);
+    }
+    if (i < n) {
+        ptrdiff_t left = n - i;
+        vreal mi = vload_n(m + i, left), vi = vload_n(v + i, left);
+        vstore_n(w + i, adam_step(vload_n(w + i, left), vload_n(grad + i, left), &mi, &vi, &s), left);
+        vstore_n(m + i, mi, left);
+        vstore_n(v + i, vi, left);
+    }
+}

@@ -1,0 +1,17 @@
+/* ops_f32.c - every op for float32, in one translation unit, and what has no float type. */
+#define FSQ_F32
+
+#include "tables.c"
+
+#include "bias.c"
+#include "cross_entropy.c"
+#include "dropout.c"
+#include "embedding.c"
+#include "matmul.c"
+#include "lstm.c"
+#include "optim.c"
+#include "pointwise.c"
+#include "softmax.c"
+
+#include "fingerprint.c"
+#include "ids.c"

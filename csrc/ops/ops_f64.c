@@ -1,0 +1,14 @@
+/* ops_f64.c - every op for float64, in one translation unit. */
+#define FSQ_F64
+
+#include "tables.c"
+
+#include "bias.c"
+#include "cross_entropy.c"
+#include "dropout.c"
+#include "embedding.c"
+#include "matmul.c"
+#include "lstm.c"
+#include "optim.c"
+#include "pointwise.c"
+#include "softmax.c"

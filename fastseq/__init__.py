@@ -1,0 +1,43 @@
+"""fastseq: recurrent networks, attention and matrix products on the CPU, hand-written in C, under NumPy arrays.
+
+NumPy arrays in, NumPy arrays out, nothing recorded. A Tensor among the inputs: Tensors out, and what is needed for the gradient recorded.
+
+Examples
+--------
+>>> import numpy as np
+>>> import fastseq as fs
+>>> lstm = fs.nn.LSTM(4, 8)
+>>> y, (h, c) = lstm(np.zeros((10, 2, 4), np.float32))
+>>> y.shape
+(10, 2, 8)
+"""
+
+from fastseq import functional, models, nn, optim, runtime
+from fastseq.autograd import Function, Tensor, gradcheck, no_grad
+from fastseq.functional import concatenate, stack, where
+from fastseq.nn.serialization import load
+from fastseq.runtime import get_num_threads, manual_seed, set_num_threads, show_config, threads
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Function",
+    "Tensor",
+    "__version__",
+    "concatenate",
+    "functional",
+    "get_num_threads",
+    "gradcheck",
+    "load",
+    "manual_seed",
+    "models",
+    "nn",
+    "no_grad",
+    "optim",
+    "runtime",
+    "set_num_threads",
+    "show_config",
+    "stack",
+    "threads",
+    "where",
+]

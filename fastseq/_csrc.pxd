@@ -1,0 +1,118 @@
+# Mirror of csrc/fastseq.h, which is the contract. Buffers are untyped here: each typed entry point is declared once, with a first
+# argument that chooses between its two forms, fsq_<op>_f32 (single) and fsq_<op>_f64.
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+cdef extern from *:
+    """
+    #undef I /* <complex.h>, which NumPy includes; here it is the input size */
+    #include "fastseq.h"
+    """
+
+cdef extern from "fastseq.h" nogil:
+    int fsq_isa_select(const char *name)
+    const char *fsq_isa_name()
+    const char *fsq_isa_available(int i)
+
+    int fsq_threads_get()
+    void fsq_threads_set(int n)
+    int fsq_threads_set_local(int n)
+    int fsq_threads_default()
+    int fsq_threads_force(int on)
+    int fsq_has_openmp()
+
+    ctypedef enum fsq_function:
+        FSQ_IDENTITY
+        FSQ_EXP
+        FSQ_LOG
+        FSQ_TANH
+        FSQ_SIGMOID
+        FSQ_RELU
+
+    ptrdiff_t fsq_ids_find_outside(const int64_t *ids, ptrdiff_t n, int64_t limit)
+    void fsq_philox(uint32_t *out, uint64_t key, const uint32_t *counter)
+    void fsq_fingerprint(uint64_t *state, const void *data, size_t bytes, int threads)
+
+cdef extern from *:
+    """
+    #define FSQ_EITHER(op, single, ...) ((single) ? op##_f32(__VA_ARGS__) : op##_f64(__VA_ARGS__))
+    #define FSQ_MATMUL(...) FSQ_EITHER(fsq_matmul, __VA_ARGS__)
+    #define FSQ_MATMUL_WORK(...) FSQ_EITHER(fsq_matmul_work, __VA_ARGS__)
+    #define FSQ_MATMUL_PACKED_SIZE(...) FSQ_EITHER(fsq_matmul_packed_size, __VA_ARGS__)
+    #define FSQ_MATMUL_PACK(...) FSQ_EITHER(fsq_matmul_pack, __VA_ARGS__)
+    #define FSQ_LSTM_PACKED_SIZE(...) FSQ_EITHER(fsq_lstm_packed_size, __VA_ARGS__)
+    #define FSQ_LSTM_PACK(...) FSQ_EITHER(fsq_lstm_pack, __VA_ARGS__)
+    #define FSQ_LSTM_FORWARD(...) FSQ_EITHER(fsq_lstm_forward, __VA_ARGS__)
+    #define FSQ_LSTM_FORWARD_WORK(...) FSQ_EITHER(fsq_lstm_forward_work, __VA_ARGS__)
+    #define FSQ_LSTM_STEP(...) FSQ_EITHER(fsq_lstm_step, __VA_ARGS__)
+    #define FSQ_LSTM_STEP_WORK(...) FSQ_EITHER(fsq_lstm_step_work, __VA_ARGS__)
+    #define FSQ_LSTM_BACKWARD(...) FSQ_EITHER(fsq_lstm_backward, __VA_ARGS__)
+    #define FSQ_LSTM_BACKWARD_WORK(...) FSQ_EITHER(fsq_lstm_backward_work, __VA_ARGS__)
+    #define FSQ_POINTWISE_FORWARD(...) FSQ_EITHER(fsq_pointwise_forward, __VA_ARGS__)
+    #define FSQ_POINTWISE_BACKWARD(...) FSQ_EITHER(fsq_pointwise_backward, __VA_ARGS__)
+    #define FSQ_BIAS_BACKWARD(...) FSQ_EITHER(fsq_bias_backward, __VA_ARGS__)
+    #define FSQ_SOFTMAX_FORWARD(...) FSQ_EITHER(fsq_softmax_forward, __VA_ARGS__)
+    #define FSQ_SOFTMAX_BACKWARD(...) FSQ_EITHER(fsq_softmax_backward, __VA_ARGS__)
+    #define FSQ_CROSS_ENTROPY_FORWARD(...) FSQ_EITHER(fsq_cross_entropy_forward, __VA_ARGS__)
+    #define FSQ_CROSS_ENTROPY_BACKWARD(...) FSQ_EITHER(fsq_cross_entropy_backward, __VA_ARGS__)
+    #define FSQ_EMBEDDING_FORWARD(...) FSQ_EITHER(fsq_embedding_forward, __VA_ARGS__)
+    #define FSQ_EMBEDDING_BACKWARD(...) FSQ_EITHER(fsq_embedding_backward, __VA_ARGS__)
+    #define FSQ_DROPOUT(...) FSQ_EITHER(fsq_dropout, __VA_ARGS__)
+    #define FSQ_SUM_SQUARES(...) FSQ_EITHER(fsq_sum_squares, __VA_ARGS__)
+    #define FSQ_SCALE(...) FSQ_EITHER(fsq_scale, __VA_ARGS__)
+    #define FSQ_SGD(...) FSQ_EITHER(fsq_sgd, __VA_ARGS__)
+    #define FSQ_ADAM(...) FSQ_EITHER(fsq_adam, __VA_ARGS__)
+    """
+
+cdef extern from * nogil:
+    void matmul_c "FSQ_MATMUL"(bint single, void *c, const void *a, const void *b, const void *packed, const void *bias,
+                               ptrdiff_t batch, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,
+                               ptrdiff_t c_batch, ptrdiff_t c_row, ptrdiff_t a_batch, ptrdiff_t a_row, ptrdiff_t a_col,
+                               ptrdiff_t b_batch, ptrdiff_t b_row, ptrdiff_t b_col,
+                               int accumulate, fsq_function function, int threads, void *work)
+    size_t matmul_work_c "FSQ_MATMUL_WORK"(bint single, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, int packed, int threads)
+    size_t matmul_packed_size_c "FSQ_MATMUL_PACKED_SIZE"(bint single, ptrdiff_t N, ptrdiff_t K)
+    void matmul_pack_c "FSQ_MATMUL_PACK"(bint single, void *panels, const void *b, ptrdiff_t N, ptrdiff_t K,
+                                         ptrdiff_t b_row, ptrdiff_t b_col, int threads)
+
+    size_t lstm_packed_size_c "FSQ_LSTM_PACKED_SIZE"(bint single, ptrdiff_t I, ptrdiff_t H)
+    void lstm_pack_c "FSQ_LSTM_PACK"(bint single, void *packed, const void *w_ih, const void *w_hh, const void *b_ih, const void *b_hh,
+                                     ptrdiff_t I, ptrdiff_t H, int threads)
+    void lstm_forward_c "FSQ_LSTM_FORWARD"(bint single, void *y, void *h_n, void *c_n, void *gates, void *cells,
+                                           const void *x, const void *h_0, const void *c_0, const void *packed,
+                                           ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, int threads, void *work)
+    size_t lstm_forward_work_c "FSQ_LSTM_FORWARD_WORK"(bint single, ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, int threads)
+    void lstm_step_c "FSQ_LSTM_STEP"(bint single, void *h, void *c, const void *x, const void *packed,
+                                     ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, int threads, void *work)
+    size_t lstm_step_work_c "FSQ_LSTM_STEP_WORK"(bint single, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, int threads)
+    void lstm_backward_c "FSQ_LSTM_BACKWARD"(bint single, void *dx, void *dh_0, void *dc_0, void *dw_ih, void *dw_hh, void *db,
+                                             const void *gates, const void *cells, const void *y,
+                                             const void *dy, const void *dh_n, const void *dc_n,
+                                             const void *x, const void *h_0, const void *c_0, const void *w_ih, const void *w_hh,
+                                             ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, int threads, void *work)
+    size_t lstm_backward_work_c "FSQ_LSTM_BACKWARD_WORK"(bint single, ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, int threads)
+
+    void pointwise_forward_c "FSQ_POINTWISE_FORWARD"(bint single, void *y, const void *x, ptrdiff_t n, fsq_function function, int threads)
+    void pointwise_backward_c "FSQ_POINTWISE_BACKWARD"(bint single, void *dx, const void *saved, const void *dy, ptrdiff_t n,
+                                                       fsq_function function, int threads)
+    void bias_backward_c "FSQ_BIAS_BACKWARD"(bint single, void *db, const void *dy, ptrdiff_t M, ptrdiff_t N, int threads)
+    void softmax_forward_c "FSQ_SOFTMAX_FORWARD"(bint single, void *y, const void *x, ptrdiff_t M, ptrdiff_t N, int threads)
+    void softmax_backward_c "FSQ_SOFTMAX_BACKWARD"(bint single, void *dx, const void *y, const void *dy, ptrdiff_t M, ptrdiff_t N, int threads)
+
+    void cross_entropy_forward_c "FSQ_CROSS_ENTROPY_FORWARD"(bint single, void *losses, void *lse, const void *logits, const int64_t *targets,
+                                                             ptrdiff_t N, ptrdiff_t V, int64_t ignore_index, double smoothing, int threads)
+    void cross_entropy_backward_c "FSQ_CROSS_ENTROPY_BACKWARD"(bint single, void *dlogits, const void *lse, const void *logits,
+                                                               const int64_t *targets, const void *dlosses, ptrdiff_t dlosses_step,
+                                                               ptrdiff_t N, ptrdiff_t V, int64_t ignore_index, double smoothing, int threads)
+    void embedding_forward_c "FSQ_EMBEDDING_FORWARD"(bint single, void *y, const int64_t *ids, const void *weight,
+                                                     ptrdiff_t n, ptrdiff_t V, ptrdiff_t D, int threads)
+    void embedding_backward_c "FSQ_EMBEDDING_BACKWARD"(bint single, void *dweight, const void *dy, const int64_t *ids,
+                                                       ptrdiff_t n, ptrdiff_t V, ptrdiff_t D, int64_t padding_idx, int threads)
+    void dropout_c "FSQ_DROPOUT"(bint single, void *y, const void *x, ptrdiff_t n, double p, uint64_t seed, uint32_t layer, uint32_t call,
+                                 int threads)
+
+    double sum_squares_c "FSQ_SUM_SQUARES"(bint single, const void *x, ptrdiff_t n, int threads)
+    void scale_c "FSQ_SCALE"(bint single, void *x, ptrdiff_t n, double factor, int threads)
+    void sgd_c "FSQ_SGD"(bint single, void *w, void *velocity, const void *grad, ptrdiff_t n,
+                         double lr, double momentum, int nesterov, int first, double weight_decay, int threads)
+    void adam_c "FSQ_ADAM"(bint single, void *w, void *m, void *v, const void *grad, ptrdiff_t n,
+                           double lr, double beta1, double beta2, double eps, double weight_decay, int decoupled, int64_t step, int threads)

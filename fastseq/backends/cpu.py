@@ -1,0 +1,255 @@
+"""The CPU backend: forwards to the C kernels. What each function computes is written in `reference.py`, with the same signatures.
+
+Arrays are validated and of one dtype; inputs are never changed; results are new arrays.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastseq import _core
+
+Array = np.ndarray
+
+_FUNCTIONS = _core.FUNCTIONS
+
+
+# ---------------------------------------------------------------- products
+
+
+def matmul(a: Array, b: Any, *, bias: Array | None = None, function: str = "identity") -> Array:
+    """f(a b + bias): a (..., M, K), b (..., K, N) or a `pack`, bias (N,)."""
+    if len(b.shape) > 2:
+        return _matmul_batches(a, b, bias, _FUNCTIONS[function])
+    if a.ndim == 2:
+        return _core.matmul(a, b, bias, _FUNCTIONS[function])
+    *lead, K = a.shape  # the rows of all leading axes are rows of one product
+    return _core.matmul(a.reshape(math.prod(lead), K), b, bias, _FUNCTIONS[function]).reshape(*lead, b.shape[1])
+
+
+def _matmul_batches(a: Array, b: Array, bias: Array | None, function: int) -> Array:
+    """b has leading axes: one call if those of both operands are one stride apart throughout, else a call for each of the outer ones."""
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    a, b = np.broadcast_to(a, lead + a.shape[-2:]), np.broadcast_to(b, lead + b.shape[-2:])
+    if math.prod(lead) == 0 or len(lead) == 1 or (_one_stride(a) and _one_stride(b)):
+        flat = _core.matmul(a.reshape(math.prod(lead), *a.shape[-2:]), b.reshape(math.prod(lead), *b.shape[-2:]), bias, function)
+        return flat.reshape(*lead, *flat.shape[1:])
+    y = np.empty((*lead, a.shape[-2], b.shape[-1]), a.dtype)
+    for outer in np.ndindex(lead[:-1]):
+        y[outer] = _core.matmul(a[outer], b[outer], bias, function)
+    return y
+
+
+def _one_stride(x: Array) -> bool:
+    """Whether the matrices of x lie one stride apart, so that a reshape of the leading axes copies nothing."""
+    axes = range(x.ndim - 3)
+    return all(x.strides[i] == x.strides[i + 1] * x.shape[i + 1] for i in axes)
+
+
+def pack(b: Array) -> Any:
+    """A snapshot of b (K, N) for `matmul`, in the layout of the instruction set in use."""
+    return _core.matmul_pack(b)
+
+
+def bias_backward(dy: Array) -> Array:
+    """The gradient of a bias (N,) that was added to every row of (M, N)."""
+    return _core.bias_backward(dy)
+
+
+# ---------------------------------------------------------------- pointwise
+
+
+def pointwise_forward(x: Array, *, function: str) -> Array:
+    """f of each element; function: exp, log, tanh, sigmoid, relu."""
+    return _core.pointwise_forward(x, _FUNCTIONS[function])
+
+
+def pointwise_backward(saved: Array, dy: Array, *, function: str) -> Array:
+    """dy f'(x), from `saved` = y, but for the logarithm `saved` = x."""
+    return _core.pointwise_backward(saved, dy, _FUNCTIONS[function])
+
+
+# ---------------------------------------------------------------- softmax and cross entropy
+
+
+def softmax_forward(x: Array) -> Array:
+    """exp(x) / sum(exp(x)) over the last axis; zeros where all of it is -inf."""
+    return _core.softmax_forward(x)
+
+
+def softmax_backward(y: Array, dy: Array) -> Array:
+    """dx of y = softmax(x)."""
+    return _core.softmax_backward(y, dy)
+
+
+def cross_entropy_forward(logits: Array, targets: Array, *, ignore_index: int, label_smoothing: float) -> tuple[Array, Array]:
+    """losses (N,) and log(sum(exp(logits))) (N,)."""
+    return _core.cross_entropy_forward(logits, targets, ignore_index, label_smoothing)
+
+
+def cross_entropy_backward(
+    lse: Array, logits: Array, targets: Array, dlosses: Array, *, ignore_index: int, label_smoothing: float
+) -> Array:
+    """dlogits; dlosses: (N,), or one number for every row."""
+    return _core.cross_entropy_backward(lse, logits, targets, dlosses, ignore_index, label_smoothing)
+
+
+# ---------------------------------------------------------------- embedding
+
+
+def embedding_forward(ids: Array, weight: Array) -> Array:
+    """weight[ids]."""
+    return _core.embedding_forward(ids, weight).reshape(*ids.shape, weight.shape[1])
+
+
+def embedding_backward(dy: Array, ids: Array, num_embeddings: int, *, padding_idx: int) -> Array:
+    """dweight (V, D): the sum of dy over the places of each id; padding_idx (-1: none) gets zeros."""
+    return _core.embedding_backward(dy, ids, num_embeddings, padding_idx)
+
+
+def ids_find_outside(ids: Array, limit: int) -> int:
+    """The flat position of the first id outside [0, limit), or -1."""
+    return _core.ids_find_outside(ids, limit)
+
+
+# ---------------------------------------------------------------- dropout
+
+
+def dropout(x: Array, *, p: float, seed: int, layer: int, call: int) -> Array:
+    """x m / (1 - p), m drawn by Philox; the same call on dy is backward."""
+    return _core.dropout(x, p, seed, layer, call)
+
+
+# ---------------------------------------------------------------- lstm
+
+
+def lstm_pack(w_ih: Array, w_hh: Array, b_ih: Array | None, b_hh: Array | None, *, packed: Any = None) -> Any:
+    """The weights as the other functions take them; `packed` itself, from an earlier call, where no number has changed."""
+    return _core.lstm_pack(w_ih, w_hh, b_ih, b_hh, packed)
+
+
+def lstm_forward(x: Array, h_0: Array | None, c_0: Array | None, packed: Any, *, training: bool) -> tuple[Array, Array, Array, Any]:
+    """y (T, B, H) = h_1 ... h_T, the last h and c (B, H), and, in training, what `lstm_backward` needs."""
+    return _core.lstm_forward(x, h_0, c_0, packed, training)
+
+
+def lstm_backward(
+    cache: Any, dy: Array | None, dh_n: Array | None, dc_n: Array | None, *, need_dx: bool = True, need_weights: bool = True
+) -> dict[str, Array | None]:
+    """Backpropagation through time: dx, dh_0, dc_0, dw_ih, dw_hh and db, which is the gradient of either bias."""
+    gradients = _core.lstm_backward(cache, dy, dh_n, dc_n, need_dx, need_weights)
+    return dict(zip(("dx", "dh_0", "dc_0", "dw_ih", "dw_hh", "db"), gradients, strict=True))
+
+
+def lstm_stream(packed: Any, *, batch_size: int) -> Any:
+    """A stream with zero state: `step`, `state`, `reset`, `load`."""
+    return _core.LSTMStream(packed, batch_size)
+
+
+# ---------------------------------------------------------------- pickles
+# Panels have the layout of one instruction set, so a pickle holds the weights themselves. Where each one lies in the panels is found
+# by packing their positions instead of them, in two digits, for a float32 holds integers up to 2^24 only.
+
+_DIGIT = 1 << 12
+
+
+def _unpacked(panels: Any, sizes: tuple[int, ...], repack: Callable[[Array], Any]) -> list[Array]:
+    """The weights in `panels`, flat, as arrays of these sizes; `repack` packs a flat array of all of them."""
+    positions = np.arange(1, sum(sizes) + 1)  # 0 is padding
+    low, high = (repack(digit.astype(panels.dtype)).numpy().astype(np.int64) for digit in (positions % _DIGIT, positions // _DIGIT))
+    flat = np.zeros(sum(sizes) + 1, panels.dtype)
+    flat[high * _DIGIT + low] = panels.numpy()
+    return np.split(flat[1:], np.cumsum(sizes)[:-1])
+
+
+def _matmul_packed_parts(packed: Any) -> tuple[Any, ...]:
+    K, N = packed.shape
+    (b,) = _unpacked(packed, (K * N,), lambda flat: pack(flat.reshape(K, N)))
+    return pack, (b.reshape(K, N),)
+
+
+def _lstm_weights(packed: Any) -> tuple[Array, ...]:
+    """w_ih, w_hh and the sum of the biases."""
+    I, H = packed.input_size, packed.hidden_size
+    sizes = (4 * H * I, 4 * H * H, 4 * H)
+
+    def repack(flat: Array) -> Any:
+        w_ih, w_hh, b = np.split(flat, np.cumsum(sizes)[:-1])
+        return lstm_pack(w_ih.reshape(4 * H, I), w_hh.reshape(4 * H, H), b, None)
+
+    w_ih, w_hh, b = _unpacked(packed, sizes, repack)
+    return w_ih.reshape(4 * H, I), w_hh.reshape(4 * H, H), b
+
+
+def _lstm_packed_parts(packed: Any) -> tuple[Any, ...]:
+    return lstm_pack, (*_lstm_weights(packed), None)
+
+
+def _lstm_stream_parts(stream: Any) -> tuple[Any, ...]:
+    return _lstm_stream_again, (stream.weights, stream.batch_size, stream.state, stream.source)
+
+
+def _lstm_stream_again(packed: Any, batch_size: int, state: tuple[Array, Array], source: Any) -> Any:
+    stream = lstm_stream(packed, batch_size=batch_size)
+    stream.state, stream.source = state, source
+    return stream
+
+
+copyreg.pickle(_core.MatmulPacked, _matmul_packed_parts)
+copyreg.pickle(_core.LSTMPacked, _lstm_packed_parts)
+copyreg.pickle(_core.LSTMStream, _lstm_stream_parts)
+
+
+# ---------------------------------------------------------------- optim
+
+
+def sum_squares(x: Array) -> float:
+    """The sum of x_i^2, in double."""
+    return _core.sum_squares(x)
+
+
+def scale(x: Array, factor: float) -> None:
+    """x *= factor."""
+    _in_place(_core.scale, (x,), factor)
+
+
+def sgd(
+    w: Array, velocity: Array | None, grad: Array, *, lr: float, momentum: float, nesterov: bool, first: bool, weight_decay: float
+) -> None:
+    """One step of gradient descent with momentum, as PyTorch defines it; `first` starts the velocity at the gradient."""
+    _in_place(_core.sgd, (w, velocity), grad, lr, momentum, nesterov, first, weight_decay)
+
+
+def adam(
+    w: Array,
+    m: Array,
+    v: Array,
+    grad: Array,
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    step: int,
+) -> None:
+    """One step of Adam, or, decoupled, of AdamW; step counts from 1."""
+    _in_place(_core.adam, (w, m, v), grad, lr, beta1, beta2, eps, weight_decay, decoupled, step)
+
+
+def _in_place(operation: Callable[..., None], arrays: tuple[Array | None, ...], *rest: Any) -> None:
+    """operation(*arrays, *rest), which changes `arrays`: those that are not in C order by way of a copy."""
+    for array in arrays:
+        if array is not None and not array.flags.writeable:
+            raise ValueError(f"expected an array that can be changed in place, got a read-only one of shape {array.shape}")
+    dense = [None if array is None else np.require(array, requirements="CA") for array in arrays]
+    operation(*dense, *rest)
+    for array, copy in zip(arrays, dense, strict=True):
+        if array is not None and copy is not array:
+            array[...] = copy

@@ -1,0 +1,53 @@
+"""Stateless differentiable operations: arrays in, arrays out; Tensors in, Tensors out and recorded.
+
+One file per operation. Each validates, calls the backend of its arrays, and records a backward function that stands beside
+the forward one. Nothing here converts a dtype: float32 with float64 raises, and only Python numbers adapt.
+"""
+
+from fastseq.functional.arithmetic import add, div, mul, neg, pow, sub
+from fastseq.functional.cross_entropy import cross_entropy
+from fastseq.functional.dropout import dropout
+from fastseq.functional.embedding import embedding
+from fastseq.functional.losses import l1_loss, mse_loss
+from fastseq.functional.lstm import lstm, lstm_backward, lstm_forward
+from fastseq.functional.matmul import linear, matmul, pack
+from fastseq.functional.pointwise import exp, log, relu, sigmoid, tanh
+from fastseq.functional.reduce import max, mean, sum
+from fastseq.functional.shape import concatenate, reshape, stack, swapaxes, transpose, where
+from fastseq.functional.softmax import log_softmax, softmax
+
+__all__ = [
+    "add",
+    "concatenate",
+    "cross_entropy",
+    "div",
+    "dropout",
+    "embedding",
+    "exp",
+    "l1_loss",
+    "linear",
+    "log",
+    "log_softmax",
+    "lstm",
+    "lstm_backward",
+    "lstm_forward",
+    "matmul",
+    "max",
+    "mean",
+    "mse_loss",
+    "mul",
+    "neg",
+    "pack",
+    "pow",
+    "relu",
+    "reshape",
+    "sigmoid",
+    "softmax",
+    "stack",
+    "sub",
+    "sum",
+    "swapaxes",
+    "tanh",
+    "transpose",
+    "where",
+]

@@ -1,0 +1,146 @@
+"""What every operation checks before a kernel runs, and the sentences for what it finds.
+
+`data` unwraps; the others raise, naming the argument, what was expected and what came. Nothing here converts a dtype.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import sys
+from typing import Any
+
+import numpy as np
+
+from fastseq.autograd import Array, Tensor
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+#: Most elements of one result or cache: the bytes of an array must fit a signed machine word.
+MOST_ELEMENTS = sys.maxsize // 8
+
+_WEAK = (float, int, bool)
+
+
+def data(x: Any) -> Any:
+    """The array of a Tensor; anything else as it is."""
+    return x.data if isinstance(x, Tensor) else x
+
+
+def wants(x: Any) -> bool:
+    """Whether a gradient is to be computed for this input."""
+    return isinstance(x, Tensor) and x.requires_grad
+
+
+def is_scalar(x: Any) -> bool:
+    """Whether x is a plain Python number, which takes the dtype of what it meets."""
+    return type(x) in _WEAK
+
+
+def array(name: str, x: Any) -> Array:
+    """The array of an argument that must be an array or a Tensor."""
+    x = data(x)
+    if type(x) is np.ndarray:
+        return x
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected a plain array, got a masked one; fill it first")
+    if isinstance(x, np.ndarray | np.generic):
+        return np.asarray(x)
+    if hasattr(x, "__cuda_array_interface__"):
+        return x
+    raise TypeError(f"{name}: expected an array or a Tensor, got {type(x).__name__}")
+
+
+def floats(name: str, x: Any) -> Array:
+    """The array of an argument that must be float32 or float64."""
+    x = array(name, x)
+    if x.dtype not in FLOATS:
+        raise TypeError(f"{name}: expected float32 or float64, got {x.dtype}")
+    return x
+
+
+def like(name: str, x: Any, other: Array) -> Array:
+    """The array of an argument that must have the dtype of another one."""
+    x = array(name, x)
+    if x.dtype != other.dtype:
+        raise TypeError(f"{name}: expected {other.dtype}, got {x.dtype}")
+    return x
+
+
+def shape(name: str, x: Array, expected: tuple[int | str, ...]) -> None:
+    """Raises unless x has this shape; a letter stands for any size."""
+    if x.ndim == len(expected) and all(isinstance(e, str) or e == n for e, n in zip(expected, x.shape, strict=True)):
+        return
+    text = ", ".join(str(e) for e in expected) + ("," if len(expected) == 1 else "")
+    raise ValueError(f"{name}: expected shape ({text}), got {x.shape}")
+
+
+def integer(name: str, value: Any, low: int, high: int) -> int:
+    """An int in [low, high)."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
+    number = operator.index(value)
+    if not low <= number < high:
+        raise ValueError(f"{name}: expected an integer in [{low}, {high}), got {number}")
+    return number
+
+
+def axis(name: str, value: Any, ndim: int) -> int:
+    """An axis counted from the front."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
+    number = operator.index(value)
+    if not -ndim <= number < ndim:
+        raise ValueError(f"{name}: expected an axis of an array with {ndim} axes, got {number}")
+    return number % ndim
+
+
+def size(name: str, *sizes: int) -> None:
+    """Raises where an array of these sizes could not be addressed."""
+    if math.prod(sizes) > MOST_ELEMENTS:
+        raise ValueError(f"{name}: a result of shape {sizes} is larger than the address space")
+
+
+def integers(name: str, x: Any) -> Array:
+    """Ids as int64."""
+    x = array(name, x)
+    if x.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integer ids, got {x.dtype}")
+    return x.astype(np.int64, copy=False)
+
+
+def ids_inside(name: str, ids: Array, limit: int, backend: Any, original: Any, ignore: int | None = None) -> None:
+    """Raises IndexError for an id outside [0, limit) other than `ignore`; `original` is what the caller passed."""
+    position = backend.ids_find_outside(ids, limit)
+    if position < 0:
+        return
+    flat = ids.reshape(-1)
+    outside = (flat < 0) | (flat >= limit)
+    if ignore is not None:
+        outside &= flat != ignore
+    if outside.any():
+        found = data(original).reshape(-1)[int(outside.argmax())]
+        raise IndexError(f"{name}: {found} is outside the vocabulary of {limit}")
+
+
+def probability(name: str, p: Any) -> float:
+    """A number in [0, 1]."""
+    if not isinstance(p, float | int | np.floating | np.integer) or isinstance(p, bool):
+        raise TypeError(f"{name}: expected a number, got {type(p).__name__}")
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"{name}: expected a probability between 0 and 1, got {p}")
+    return float(p)
+
+
+def reduction(value: Any) -> None:
+    """Raises unless `value` names a reduction of losses."""
+    if value not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {value!r}")
+
+
+def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
+    """The gradient of an operand of this shape that was broadcast to grad's shape: summed over the axes that grew."""
+    if grad.shape == shape:
+        return grad
+    extra = grad.ndim - len(shape)
+    axes = tuple(range(extra)) + tuple(extra + k for k, n in enumerate(shape) if n == 1 and grad.shape[extra + k] != 1)
+    return grad.sum(axis=axes, keepdims=True).reshape(shape)

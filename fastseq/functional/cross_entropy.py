@@ -1,0 +1,78 @@
+"""Softmax cross-entropy over token ids."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastseq.autograd import Array, ArrayOrTensor, result
+from fastseq.backends import backend_of
+from fastseq.functional import _check
+
+
+def cross_entropy(
+    logits: ArrayOrTensor,
+    targets: ArrayOrTensor,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> ArrayOrTensor:
+    """-log softmax(logits)[target] per row, softmax and loss in one pass over the logits.
+
+    With smoothing s the target's weight is 1 - s + s / V and every other id's s / V (Szegedy et al. 2016).
+
+    Parameters
+    ----------
+    logits : ndarray or Tensor (N, V), float32 or float64
+    targets : ndarray or Tensor (N,), integer
+    ignore_index : int
+        Rows with this target count neither in the loss nor in the mean, and get no gradient.
+    label_smoothing : float in [0, 1]
+    reduction : {"mean", "sum", "none"}
+        "mean" divides by the number of rows that count; over none of them it is NaN.
+
+    Returns
+    -------
+    ndarray or Tensor (), or (N,) without a reduction
+
+    Raises
+    ------
+    IndexError
+        If a target is neither in [0, V) nor `ignore_index`.
+    ValueError, TypeError
+        If a shape, a dtype or an option is wrong.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastseq as fs
+    >>> loss = fs.functional.cross_entropy(np.zeros((2, 4)), np.array([0, 3]))
+    >>> round(float(loss), 4)  # log(4)
+    1.3863
+    """
+    values = _check.floats("logits", logits)
+    _check.shape("logits", values, ("N", "V"))
+    ids = _check.integers("targets", targets)
+    _check.shape("targets", ids, (len(values),))
+    _check.reduction(reduction)
+    label_smoothing = _check.probability("label_smoothing", label_smoothing)
+    backend = backend_of(values, ids)
+    _check.ids_inside("targets", ids, values.shape[1], backend, targets, ignore=ignore_index)
+    options = {"ignore_index": _check.integer("ignore_index", ignore_index, -(2**63), 2**63), "label_smoothing": label_smoothing}
+    losses, lse = backend.cross_entropy_forward(values, ids, **options)
+    loss = losses
+    divisor = 1
+    if reduction != "none":
+        # In double: a mean over a long batch keeps float32's digits.
+        total = losses.sum(dtype=np.float64)
+        if reduction == "mean":
+            divisor = int(np.count_nonzero(ids != ignore_index))
+            total = total / divisor if divisor else np.float64("nan")
+        loss = np.asarray(total, dtype=values.dtype)
+
+    def backward(dloss: Array) -> tuple[Array, None]:
+        # loss = sum(losses) / divisor; losses = lse(logits) - logits[target]
+        dlosses = np.asarray(dloss / divisor if divisor > 1 else dloss, dtype=values.dtype)
+        return backend.cross_entropy_backward(lse, values, ids, dlosses, **options), None
+
+    return result(loss, (logits, targets), backward, "cross_entropy")

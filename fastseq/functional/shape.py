@@ -1,0 +1,267 @@
+"""Views and joins: reshape, transpose, swapaxes, indexing, concatenate, stack, where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastseq.autograd import Array, ArrayOrTensor, Tensor, result
+from fastseq.functional import _check
+
+
+def reshape(x: ArrayOrTensor, *shape: int | tuple[int, ...]) -> ArrayOrTensor:
+    """x in another shape, elements in the same order; one size may be -1.
+
+    Parameters
+    ----------
+    x : ndarray or Tensor
+    *shape : int, or one tuple of int
+
+    Returns
+    -------
+    ndarray or Tensor
+
+    Raises
+    ------
+    ValueError
+        If the number of elements differs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastseq as fs
+    >>> fs.functional.reshape(np.arange(4), 2, -1)
+    array([[0, 1],
+           [2, 3]])
+    """
+    values = _check.array("x", x)
+    sizes: Any = shape[0] if len(shape) == 1 else shape
+    try:
+        y = values.reshape(sizes)
+    except ValueError:
+        raise ValueError(f"shape: expected {values.size} elements, as x of shape {values.shape} has, got {sizes}") from None
+    return result(y, (x,), lambda dy: (dy.reshape(values.shape),), "reshape")
+
+
+def transpose(x: ArrayOrTensor, *axes: int | tuple[int, ...]) -> ArrayOrTensor:
+    """x with its axes reordered as NumPy's transpose does; reversed where no order is given.
+
+    Parameters
+    ----------
+    x : ndarray or Tensor
+    *axes : int, or one tuple of int
+        All of x's axes in their new order. To exchange two of them, use `swapaxes`.
+
+    Returns
+    -------
+    ndarray or Tensor
+
+    Raises
+    ------
+    ValueError
+        If `axes` is not an order of x's axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastseq as fs
+    >>> fs.functional.transpose(np.zeros((2, 3, 4)), 2, 0, 1).shape
+    (4, 2, 3)
+    """
+    values = _check.array("x", x)
+    order: Any = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
+    order = tuple(order) if order else tuple(range(values.ndim))[::-1]
+    forward = tuple(_check.axis("axes", k, values.ndim) for k in order)
+    if sorted(forward) != list(range(values.ndim)):
+        raise ValueError(f"axes: expected an order of {values.ndim} axes, got {order}")
+    back = tuple(int(k) for k in np.argsort(forward))
+    return result(values.transpose(forward), (x,), lambda dy: (dy.transpose(back),), "transpose")
+
+
+def swapaxes(x: ArrayOrTensor, axis1: int, axis2: int) -> ArrayOrTensor:
+    """x with two axes exchanged.
+
+    Parameters
+    ----------
+    x : ndarray or Tensor
+    axis1, axis2 : int
+
+    Returns
+    -------
+    ndarray or Tensor
+
+    Raises
+    ------
+    ValueError
+        If x has no such axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastseq as fs
+    >>> fs.functional.swapaxes(np.zeros((2, 3, 4)), 0, 2).shape
+    (4, 3, 2)
+    """
+    values = _check.array("x", x)
+    first, second = _check.axis("axis1", axis1, values.ndim), _check.axis("axis2", axis2, values.ndim)
+    return result(values.swapaxes(first, second), (x,), lambda dy: (dy.swapaxes(first, second),), "swapaxes")
+
+
+def _getitem(x: Tensor, index: Any) -> ArrayOrTensor:
+    """x[index] with NumPy's rules, and integer or boolean Tensors as indices."""
+    values = x.data
+    parts = index if isinstance(index, tuple) else (index,)
+    plain = tuple(_check.data(part) for part in parts)
+    repeats = any(np.ndim(part) > 0 and np.asarray(part).dtype != bool for part in plain if isinstance(part, list | np.ndarray))
+
+    def backward(dy: Array) -> tuple[Array]:
+        dx = np.zeros_like(values)
+        if repeats:  # an element read twice gets two gradients
+            np.add.at(dx, plain, dy)
+        else:
+            dx[plain] = dy
+        return (dx,)
+
+    return result(values[plain], (x,), backward, "indexing")
+
+
+def _iterate(x: Tensor) -> Iterator[ArrayOrTensor]:
+    """The rows of x, one after the other."""
+    for k in range(len(x)):
+        yield x[k]  # type: ignore[index]
+
+
+def _joined(name: str, tensors: Sequence[ArrayOrTensor]) -> list[Array]:
+    arrays = [_check.array(f"{name}[{k}]", x) for k, x in enumerate(tensors)]
+    if not arrays:
+        raise ValueError(f"{name}: expected at least one array, got none")
+    for k, x in enumerate(arrays):
+        _check.like(f"{name}[{k}]", x, arrays[0])
+    return arrays
+
+
+def concatenate(tensors: Sequence[ArrayOrTensor], axis: int = 0) -> ArrayOrTensor:
+    """Arrays joined along an axis that they have.
+
+    Parameters
+    ----------
+    tensors : sequence of ndarray or Tensor
+        Of one dtype, their shapes equal but for `axis`.
+    axis : int
+
+    Returns
+    -------
+    ndarray or Tensor
+
+    Raises
+    ------
+    ValueError, TypeError
+        If there is none, or shapes or dtypes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastseq as fs
+    >>> fs.concatenate([np.zeros((2, 3)), np.ones((1, 3))]).shape
+    (3, 3)
+    """
+    arrays = _joined("tensors", tensors)
+    axis = _check.axis("axis", axis, arrays[0].ndim)
+    for k, x in enumerate(arrays):
+        _check.shape(f"tensors[{k}]", x, tuple("N" if d == axis else n for d, n in enumerate(arrays[0].shape)))
+    ends = np.cumsum([x.shape[axis] for x in arrays])[:-1]
+    return result(
+        np.concatenate(arrays, axis=axis), tuple(tensors), lambda dy: tuple(np.split(dy, ends, axis=axis)), "concatenate"
+    )
+
+
+def stack(tensors: Sequence[ArrayOrTensor], axis: int = 0) -> ArrayOrTensor:
+    """Arrays of one shape joined along a new axis.
+
+    Parameters
+    ----------
+    tensors : sequence of ndarray or Tensor
+        Of one dtype and shape.
+    axis : int
+        Where the new axis stands in the result.
+
+    Returns
+    -------
+    ndarray or Tensor
+
+    Raises
+    ------
+    ValueError, TypeError
+        If there is none, or shapes or dtypes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastseq as fs
+    >>> fs.stack([np.zeros(3), np.ones(3)], axis=1).shape
+    (3, 2)
+    """
+    arrays = _joined("tensors", tensors)
+    axis = _check.axis("axis", axis, arrays[0].ndim + 1)
+    for k, x in enumerate(arrays):
+        _check.shape(f"tensors[{k}]", x, arrays[0].shape)
+    return result(np.stack(arrays, axis=axis), tuple(tensors), lambda dy: tuple(np.moveaxis(dy, axis, 0)), "stack")
+
+
+def where(condition: ArrayOrTensor, a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
+    """a where the condition holds, else b.
+
+    Parameters
+    ----------
+    condition : ndarray or Tensor of bool
+    a, b : ndarray, Tensor or Python number
+        Arrays of one dtype; all three broadcast.
+
+    Returns
+    -------
+    ndarray or Tensor
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a dtype is wrong, or the shapes do not broadcast.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastseq as fs
+    >>> fs.where(np.array([True, False]), np.zeros(2), 1.0)
+    array([0., 1.])
+    """
+    chosen = _check.array("condition", condition)
+    if chosen.dtype != bool:
+        raise TypeError(f"condition: expected bool, got {chosen.dtype}")
+    if _check.is_scalar(a) and _check.is_scalar(b):
+        raise TypeError("a, b: expected an array or a Tensor on one side")
+    dtype = (_check.array("a", a) if _check.is_scalar(b) else _check.array("b", b)).dtype
+    x = np.asarray(a, dtype) if _check.is_scalar(a) else _check.array("a", a)
+    y = np.asarray(b, dtype) if _check.is_scalar(b) else _check.like("b", b, x)
+    try:
+        z = np.where(chosen, x, y)
+    except ValueError:
+        raise ValueError(f"condition, a, b: shapes do not broadcast, got {chosen.shape}, {x.shape} and {y.shape}") from None
+    need_a, need_b = _check.wants(a), _check.wants(b)
+
+    def backward(dz: Array) -> tuple[None, Array | None, Array | None]:
+        zero = dz.dtype.type(0)
+        return (
+            None,
+            _check.unbroadcast(np.where(chosen, dz, zero), x.shape) if need_a else None,
+            _check.unbroadcast(np.where(chosen, zero, dz), y.shape) if need_b else None,
+        )
+
+    return result(z, (condition, a, b), backward, "where")
+
+
+for _function in (reshape, transpose, swapaxes):
+    setattr(Tensor, _function.__name__, _function)
+Tensor.T = property(transpose, doc="The Tensor with its axes reversed.")  # type: ignore[attr-defined]
+Tensor.__getitem__ = _getitem  # type: ignore[attr-defined]
+Tensor.__iter__ = _iterate  # type: ignore[attr-defined]

@@ -1,0 +1,85 @@
+"""The door of a layer: what comes in is converted once to the layer's dtype, or refused in one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from typing import Any
+
+import numpy as np
+
+from fastseq.autograd import Tensor, is_recording, record
+
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def checked_dtype(dtype: Any) -> np.dtype:
+    """float32 or float64 as a numpy.dtype; anything else raises TypeError."""
+    with contextlib.suppress(TypeError):
+        result = np.dtype(dtype)
+        if result in _FLOATS:
+            return result
+    raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}")
+
+
+def checked_size(name: str, value: Any) -> int:
+    """`value` as an int of at least 1; TypeError or ValueError otherwise."""
+    try:
+        size = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
+    if size < 1:
+        raise ValueError(f"{name}: expected at least 1, got {size}")
+    return size
+
+
+def real_input(x: Any, dtype: np.dtype, name: str) -> Any:
+    """`x` with elements of `dtype`: the same object where they are so already, else a converted copy.
+
+    Tensors stay Tensors, and the gradient flows back through the conversion in the Tensor's own dtype.
+
+    Raises
+    ------
+    TypeError
+        float16, longdouble, complex, object and anything that is not an array of real numbers.
+    """
+    if type(x) is np.ndarray and x.dtype is dtype:
+        return x
+    data = x.data if isinstance(x, Tensor) else _array(x, name)
+    if data.dtype == dtype:
+        return x if isinstance(x, Tensor) else data
+    if data.dtype.kind not in "iub" and data.dtype not in _FLOATS:
+        raise TypeError(f"{name}: expected float32, float64, integers or bools (this layer computes in {dtype}), got {data.dtype}")
+    converted = data.astype(dtype)
+    if not isinstance(x, Tensor):
+        return converted
+    if not is_recording(x):
+        return Tensor(converted)
+    own = data.dtype
+    return record((converted,), (x,), lambda gradient: (gradient.astype(own),), "astype")[0]
+
+
+def any_real_input(x: Any, name: str) -> Any:
+    """`x` as float32 or float64, whichever it is; integers and bools become float32."""
+    double = hasattr(x, "dtype") and x.dtype == _FLOATS[1]
+    return real_input(x, _FLOATS[1] if double else _FLOATS[0], name)
+
+
+def id_input(ids: Any, name: str) -> Any:
+    """`ids` as int64: an array, or a Tensor for a Tensor. TypeError for anything but integers."""
+    data = ids.data if isinstance(ids, Tensor) else _array(ids, name)
+    if data.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, got {data.dtype}")
+    if data.dtype == np.int64:
+        return ids if isinstance(ids, Tensor) else data
+    if data.dtype == np.uint64 and data.size and data.max() > np.iinfo(np.int64).max:
+        raise IndexError(f"{name}: expected ids that fit int64, got {data.max()}")
+    converted = data.astype(np.int64)
+    return Tensor(converted) if isinstance(ids, Tensor) else converted
+
+
+def _array(x: Any, name: str) -> np.ndarray:
+    """An array-like as an array; arrays of other devices are refused by name."""
+    if not isinstance(x, np.ndarray) and hasattr(x, "__cuda_array_interface__"):
+        raise TypeError(f'{name}: expected an array in this computer\'s memory, got a GPU array; move the layer with .to("cuda")')
+    return np.asarray(x)

@@ -1,0 +1,85 @@
+"""Adam (Kingma & Ba 2015) and AdamW (Loshchilov & Hutter 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from fastseq.backends import backend_of
+from fastseq.optim.optimizer import Optimizer, checked_at_least
+
+
+class Adam(Optimizer):
+    """Steps scaled by running means of the gradient and of its square.
+
+    m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2, w -= lr m^ / (sqrt(v^) + eps), where m^ and v^ are
+    corrected for having started at zero and g = dw + weight_decay w.
+
+    Parameters
+    ----------
+    params : iterable of Parameter, or of dict (groups)
+    lr : float
+    betas : (float, float)
+    eps : float
+    weight_decay : float
+
+    Examples
+    --------
+    >>> import numpy as np, fastseq as fs
+    >>> p = fs.nn.Parameter(np.ones(2))
+    >>> adam = fs.optim.Adam([p], lr=0.1)
+    >>> (p * p).sum().backward(); adam.step(); p.data.round(6).tolist()
+    [0.9, 0.9]
+    """
+
+    _arrays = ("exp_avg", "exp_avg_sq")
+    _decoupled = False
+
+    def __init__(self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
+
+    def _check(self, options: dict[str, Any]) -> None:
+        for name in ("lr", "eps", "weight_decay"):
+            checked_at_least(name, options[name])
+        betas = options["betas"]
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas: expected two numbers from 0 up to but not 1, got {betas}")
+
+    def _update(self, array: np.ndarray, gradient: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> None:
+        if "exp_avg" not in state:
+            state.update(step=0, exp_avg=np.zeros_like(array), exp_avg_sq=np.zeros_like(array))
+        state["step"] += 1
+        beta1, beta2 = group["betas"]
+        backend_of(array).adam(array, state["exp_avg"], state["exp_avg_sq"], gradient, lr=group["lr"], beta1=beta1, beta2=beta2,
+                               eps=group["eps"], weight_decay=group["weight_decay"], decoupled=self._decoupled, step=state["step"])
+
+
+class AdamW(Adam):
+    """Adam whose weight decay acts on the weights themselves, not through the gradient: w is first multiplied by
+    1 - lr weight_decay.
+
+    Parameters
+    ----------
+    params : iterable of Parameter, or of dict (groups)
+    lr : float
+    betas : (float, float)
+    eps : float
+    weight_decay : float
+
+    Examples
+    --------
+    >>> import numpy as np, fastseq as fs
+    >>> p = fs.nn.Parameter(np.ones(2))
+    >>> adam = fs.optim.AdamW([p], lr=0.1, weight_decay=0.5)
+    >>> (p * 0.0).sum().backward(); adam.step(); p.data.round(6).tolist()
+    [0.95, 0.95]
+    """
+
+    _decoupled = True
+
+    def __init__(self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 1e-2) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay)

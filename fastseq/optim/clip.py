@@ -1,0 +1,75 @@
+"""Gradient clipping by norm and by value (Pascanu et al. 2013)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from fastseq.autograd import Tensor
+from fastseq.backends import backend_of
+from fastseq.optim.optimizer import checked_at_least
+
+
+def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float:
+    """Scale all gradients together so that their norm is at most `max_norm`.
+
+    The norm is that of all gradients taken as one vector. Where it is larger, every gradient is multiplied by
+    max_norm / (norm + 1e-6), as in PyTorch. A norm that is not finite is returned as it is.
+
+    Parameters
+    ----------
+    params : iterable of Parameter
+        Those without a gradient are passed over.
+    max_norm : float
+
+    Returns
+    -------
+    float
+        The norm before scaling.
+
+    Examples
+    --------
+    >>> import numpy as np, fastseq as fs
+    >>> p = fs.nn.Parameter(np.zeros(2)); p.grad = np.array([3.0, 4.0])
+    >>> fs.optim.clip_grad_norm([p], 1.0), p.grad.round(3).tolist()
+    (5.0, [0.6, 0.8])
+    """
+    checked_at_least("max_norm", max_norm)
+    owners = _with_gradients(params)
+    norm = math.sqrt(sum(backend_of(p.grad).sum_squares(p.grad) for p in owners))
+    if norm > max_norm:
+        factor = max_norm / (norm + 1e-6)
+        for p in owners:
+            backend_of(p.grad).scale(p.grad, factor)
+    return norm
+
+
+def clip_grad_value(params: Iterable[Tensor], clip_value: float) -> None:
+    """Cut every element of every gradient to [-clip_value, clip_value].
+
+    Parameters
+    ----------
+    params : iterable of Parameter
+    clip_value : float
+
+    Examples
+    --------
+    >>> import numpy as np, fastseq as fs
+    >>> p = fs.nn.Parameter(np.zeros(2)); p.grad = np.array([3.0, -0.5])
+    >>> fs.optim.clip_grad_value([p], 1.0); p.grad.tolist()
+    [1.0, -0.5]
+    """
+    checked_at_least("clip_value", clip_value)
+    for p in _with_gradients(params):
+        np.clip(p.grad, -clip_value, clip_value, out=p.grad)
+
+
+def _with_gradients(params: Iterable[Tensor]) -> list[Tensor]:
+    """The parameters that have gradients; each of them gets an array of its own that can be changed in place."""
+    owners = [p for p in ([params] if isinstance(params, Tensor) else params) if p.grad is not None]
+    for p in owners:
+        if not (p.grad.flags.c_contiguous and p.grad.flags.writeable):
+            p.grad = np.array(p.grad, order="C")
+    return owners

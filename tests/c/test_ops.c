@@ -1,0 +1,338 @@
+/* test_ops.c - the element- and row-wise ops against their definitions in wider arithmetic; compiled once for each float type. */
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "core/real.h"
+#include "fastseq.h"
+
+#if defined FSQ_F32
+typedef double wide;
+#define EPSILON FLT_EPSILON
+#define LEAST FLT_TRUE_MIN
+#define TEST_NAME(name) name##_f32
+#else
+typedef long double wide;
+#define EPSILON DBL_EPSILON
+#define LEAST DBL_TRUE_MIN
+#define TEST_NAME(name) name##_f64
+#endif
+#define INF ((real)INFINITY)
+
+/* Whether y is `expected` up to `units` of the float type's epsilon, relative, and `absolute` times it; NaN and infinity exactly. */
+static int near(real y, wide expected, double units, double absolute) {
+    if (isnan(expected) || isnan(y)) return isnan(expected) && isnan(y);
+    if (isinf(expected) || isinf(y)) return (wide)y == expected;
+    return fabsl((long double)y - expected) <= EPSILON * (units * fabsl((long double)expected) + absolute) + 2 * LEAST;
+}
+
+static real *reals(ptrdiff_t n) { return check_buffer((size_t)n * sizeof(real), sizeof(real)); }
+static real *random_reals(ptrdiff_t n, double low, double high) {
+    real *x = reals(n);
+    for (ptrdiff_t i = 0; i < n; i++) x[i] = (real)check_uniform(low, high);
+    return x;
+}
+static int same_bits(const real *a, const real *b, ptrdiff_t n) { return n == 0 || memcmp(a, b, (size_t)n * sizeof(real)) == 0; }
+static real *copy_of(const real *x, ptrdiff_t n) {
+    real *y = reals(n);
+    if (n) memcpy(y, x, (size_t)n * sizeof(real));
+    return y;
+}
+
+static const ptrdiff_t lengths[] = {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100, 1023, 2500};
+enum { lengths_count = sizeof lengths / sizeof lengths[0] };
+
+/* ---------------------------------------------------------------- pointwise */
+
+static wide function_of(wide x, fsq_function f) {
+    switch (f) {
+        case FSQ_EXP: return expl(x);
+        case FSQ_LOG: return logl(x);
+        case FSQ_TANH: return tanhl(x);
+        case FSQ_SIGMOID: return x < 0 ? expl(x) / (1 + expl(x)) : 1 / (1 + expl(-x));
+        case FSQ_RELU: return x < 0 ? 0 : x;
+        default: return x;
+    }
+}
+
+static wide derivative_of(wide saved, wide dy, fsq_function f) {
+    switch (f) {
+        case FSQ_EXP: return dy * saved;
+        case FSQ_LOG: return dy / saved;
+        case FSQ_TANH: return dy * (1 - saved * saved);
+        case FSQ_SIGMOID: return dy * saved * (1 - saved);
+        case FSQ_RELU: return saved <= 0 ? 0 : dy;
+        default: return dy;
+    }
+}
+
+static void test_pointwise(void) {
+    for (int f = FSQ_IDENTITY; f <= FSQ_RELU; f++)
+        for (int l = 0; l < lengths_count; l++) {
+            ptrdiff_t n = lengths[l];
+            real *x = random_reals(n, f == FSQ_LOG ? 0.01 : -6, 6), *y = reals(n), *dx = reals(n), *dy = random_reals(n, -1, 1), *one = reals(1);
+            FSQ_FN(pointwise_forward)(y, x, n, (fsq_function)f, check_threads);
+            const real *saved = f == FSQ_LOG ? x : y;
+            FSQ_FN(pointwise_backward)(dx, saved, dy, n, (fsq_function)f, check_threads);
+            for (ptrdiff_t i = 0; i < n; i++) {
+                CHECK_WITH(near(y[i], function_of(x[i], (fsq_function)f), 4, 0), "function %d of %a is %a", f, (double)x[i], (double)y[i]);
+                CHECK_WITH(near(dx[i], derivative_of(saved[i], dy[i], (fsq_function)f), 2, 2), "derivative %d at %a is %a", f, (double)x[i], (double)dx[i]);
+                FSQ_FN(pointwise_forward)(one, x + i, 1, (fsq_function)f, 1);
+                CHECK(same_bits(one, y + i, 1));                              /* the place in the array does not matter */
+            }
+            real *inplace = copy_of(x, n), *dinplace = copy_of(dy, n);
+            FSQ_FN(pointwise_forward)(inplace, inplace, n, (fsq_function)f, check_threads);
+            FSQ_FN(pointwise_backward)(dinplace, saved, dinplace, n, (fsq_function)f, check_threads);
+            CHECK(same_bits(inplace, y, n) && same_bits(dinplace, dx, n));
+            check_free_all();
+        }
+}
+
+static void test_special_values(void) {
+    const real nan = (real)NAN, x[7] = {(real)0.0, (real)-0.0, INF, -INF, nan, LEAST, -LEAST};
+    const real expected[6][7] = {
+        [FSQ_IDENTITY] = {(real)0.0, (real)-0.0, INF, -INF, nan, LEAST, -LEAST},
+        [FSQ_EXP] = {1, 1, INF, 0, nan, 1, 1},
+        [FSQ_LOG] = {-INF, -INF, INF, nan, nan, (real)logl(LEAST), nan},
+        [FSQ_TANH] = {(real)0.0, (real)-0.0, 1, -1, nan, LEAST, -LEAST},
+        [FSQ_SIGMOID] = {(real)0.5, (real)0.5, 1, 0, nan, (real)0.5, (real)0.5},
+        [FSQ_RELU] = {0, 0, INF, 0, nan, LEAST, 0},
+    };
+    for (int f = FSQ_IDENTITY; f <= FSQ_RELU; f++) {
+        real y[7];
+        FSQ_FN(pointwise_forward)(y, x, 7, (fsq_function)f, check_threads);
+        for (int i = 0; i < 7; i++) {
+            CHECK_WITH(near(y[i], expected[f][i], 1, 0), "function %d of %a is %a", f, (double)x[i], (double)y[i]);
+            if (y[i] == 0 && f != FSQ_RELU) CHECK(!signbit(y[i]) == !signbit(expected[f][i]));
+        }
+    }
+}
+
+/* ---------------------------------------------------------------- bias, softmax, cross_entropy */
+
+static void test_bias(void) {
+    static const ptrdiff_t rows[] = {0, 1, 2, 7, 8, 9, 30};
+    for (int m = 0; m < 7; m++)
+        for (int l = 0; l < 18; l++) {
+            ptrdiff_t M = rows[m], N = lengths[l];
+            real *dy = random_reals(M * N, -1, 1), *db = reals(N);
+            FSQ_FN(bias_backward)(db, dy, M, N, check_threads);
+            for (ptrdiff_t j = 0; j < N; j++) {
+                real sum = 0;                                                 /* first row to last: the very same bits */
+                for (ptrdiff_t i = 0; i < M; i++) sum += dy[i * N + j];
+                CHECK(db[j] == sum);
+            }
+            check_free_all();
+        }
+}
+
+static wide log_sum_exp(const real *x, ptrdiff_t n) {
+    wide most = -(wide)INFINITY, sum = 0;
+    for (ptrdiff_t i = 0; i < n; i++) most = x[i] > most ? x[i] : most;
+    for (ptrdiff_t i = 0; i < n; i++) sum += expl(x[i] - most);
+    return most + logl(sum);
+}
+
+static void test_softmax(void) {
+    static const ptrdiff_t rows[] = {0, 1, 3, 17};
+    for (int m = 0; m < 4; m++)
+        for (int l = 0; l < lengths_count; l++) {
+            ptrdiff_t M = rows[m], N = lengths[l];
+            real *x = random_reals(M * N, -20, 20), *y = reals(M * N), *dy = random_reals(M * N, -1, 1), *dx = reals(M * N), *row = reals(N);
+            FSQ_FN(softmax_forward)(y, x, M, N, check_threads);
+            FSQ_FN(softmax_backward)(dx, y, dy, M, N, check_threads);
+            for (ptrdiff_t r = 0; r < M && N; r++) {
+                wide lse = log_sum_exp(x + r * N, N), dot = 0;
+                for (ptrdiff_t i = r * N; i < (r + 1) * N; i++) dot += (wide)y[i] * dy[i];
+                for (ptrdiff_t i = r * N; i < (r + 1) * N; i++) {
+                    CHECK(near(y[i], expl(x[i] - lse), 60, 0));
+                    CHECK(near(dx[i], y[i] * (dy[i] - dot), 4, 40 * (double)y[i]));
+                }
+                FSQ_FN(softmax_forward)(row, x + r * N, 1, N, 1);
+                CHECK(same_bits(row, y + r * N, N));                          /* whatever the rows around it */
+            }
+            real *inplace = copy_of(x, M * N), *dinplace = copy_of(dy, M * N);
+            FSQ_FN(softmax_forward)(inplace, inplace, M, N, check_threads);
+            FSQ_FN(softmax_backward)(dinplace, y, dinplace, M, N, check_threads);
+            CHECK(same_bits(inplace, y, M * N) && same_bits(dinplace, dx, M * N));
+            check_free_all();
+        }
+}
+
+static void test_softmax_special(void) {
+    enum { N = 37 };
+    real x[4 * N], y[4 * N];
+    for (int i = 0; i < 4 * N; i++) x[i] = i / N == 0 ? -INF : (real)i / 10;
+    x[N + 36] = (real)NAN;                                                    /* in the partial vector */
+    x[2 * N + 5] = -INF;
+    x[3 * N] = INF;
+    FSQ_FN(softmax_forward)(y, x, 4, N, check_threads);
+    wide sum = 0;
+    for (int i = 0; i < N; i++) {
+        CHECK(y[i] == 0);
+        CHECK(isnan(y[N + i]));
+        CHECK(i == 0 ? isnan(y[3 * N]) : y[3 * N + i] == 0 || isnan(y[3 * N + i]));
+        sum += y[2 * N + i];
+    }
+    CHECK(y[2 * N + 5] == 0 && near((real)sum, 1, 8, 0));
+}
+
+static void test_cross_entropy(void) {
+    static const double smoothings[] = {0, 0.1};
+    for (int l = 1; l < lengths_count; l++)
+        for (int s = 0; s < 2; s++)
+            for (int step = 0; step < 2; step++) {
+                ptrdiff_t V = lengths[l], N = 21;
+                double smoothing = smoothings[s];
+                real *x = random_reals(N * V, -8, 8), *losses = reals(N), *lse = reals(N), *dlosses = random_reals(step ? N : 1, -1, 1), *dx = reals(N * V);
+                int64_t *targets = check_buffer((size_t)N * 8, 0);
+                for (ptrdiff_t r = 0; r < N; r++) targets[r] = r % 5 == 4 ? -100 : (int64_t)(check_bits() % (uint64_t)V);
+                FSQ_FN(cross_entropy_forward)(losses, lse, x, targets, N, V, -100, smoothing, check_threads);
+                FSQ_FN(cross_entropy_backward)(dx, lse, x, targets, dlosses, step, N, V, -100, smoothing, check_threads);
+                for (ptrdiff_t r = 0; r < N; r++) {
+                    const real *logits = x + r * V;
+                    wide exact = log_sum_exp(logits, V), expected = 0;
+                    CHECK(near(lse[r], exact, 4, 8));
+                    for (ptrdiff_t v = 0; v < V; v++) {
+                        wide q = (v == targets[r]) * (1 - smoothing) + smoothing / (wide)V;
+                        wide d = targets[r] == -100 ? 0 : (expl(logits[v] - exact) - q) * dlosses[r * step];
+                        expected += q * logits[v];
+                        CHECK(near(dx[r * V + v], d, 30, 4));
+                    }
+                    CHECK(near(losses[r], targets[r] == -100 ? 0 : exact - expected, 8, 24));
+                    real loss, sum;
+                    FSQ_FN(cross_entropy_forward)(&loss, &sum, logits, targets + r, 1, V, -100, smoothing, 1);
+                    CHECK(loss == losses[r] && sum == lse[r]);
+                }
+                check_free_all();
+            }
+}
+
+/* A small loss keeps its digits: logits 0 and -12 give log(1 + exp(-12)), not a difference of two large numbers. */
+static void test_cross_entropy_confident(void) {
+    real x[2] = {100, 88}, loss, lse;
+    int64_t target = 0;
+    FSQ_FN(cross_entropy_forward)(&loss, &lse, x, &target, 1, 2, -100, 0, 1);
+    CHECK(near(loss, log1pl(expl(-12)), 0, 1));
+}
+
+/* ---------------------------------------------------------------- embedding, dropout */
+
+static void test_embedding(void) {
+    static const ptrdiff_t widths[] = {0, 1, 3, 8, 16, 33, 100};
+    for (int w = 0; w < 7; w++)
+        for (int64_t padding = -1; padding < 3; padding += 3) {
+            ptrdiff_t n = 57, V = 11, D = widths[w];
+            int64_t *ids = check_buffer((size_t)n * 8, 0);
+            for (ptrdiff_t i = 0; i < n; i++) ids[i] = (int64_t)(check_bits() % 9);
+            real *weight = random_reals(V * D, -1, 1), *y = reals(n * D), *dy = random_reals(n * D, -1, 1), *dw = reals(V * D);
+            FSQ_FN(embedding_forward)(y, ids, weight, n, V, D, check_threads);
+            for (ptrdiff_t i = 0; i < n; i++) CHECK(same_bits(y + i * D, weight + ids[i] * D, D));
+            FSQ_FN(embedding_backward)(dw, dy, ids, n, V, D, padding, check_threads);
+            for (ptrdiff_t v = 0; v < V; v++)
+                for (ptrdiff_t j = 0; j < D; j++) {
+                    real sum = 0;
+                    for (ptrdiff_t i = 0; i < n; i++)
+                        if (ids[i] == v && v != padding) sum += dy[i * D + j];
+                    CHECK(dw[v * D + j] == sum);
+                }
+            FSQ_FN(embedding_backward)(dw, dy, ids, 0, V, D, padding, check_threads);
+            for (ptrdiff_t i = 0; i < V * D; i++) CHECK(dw[i] == 0);
+            check_free_all();
+        }
+}
+
+static void test_dropout(void) {
+    static const double ps[] = {0, 0.3, 0.5, 0.999, 1 - 0x1p-40, 1};
+    for (int l = 0; l < lengths_count; l++)
+        for (int k = 0; k < 6; k++) {
+            ptrdiff_t n = lengths[l];
+            double p = ps[k];
+            uint64_t seed = check_bits();
+            real *x = random_reals(n, 1, 2), *y = reals(n);
+            FSQ_FN(dropout)(y, x, n, p, seed, 7, 9, check_threads);
+            for (ptrdiff_t i = 0; i < n; i++) {
+                uint32_t words[4], counter[4] = {(uint32_t)(i / 4), (uint32_t)((uint64_t)i / 4 >> 32), 9, 7};
+                fsq_philox(words, seed, counter);
+                CHECK(near(y[i], words[i % 4] >= p * 0x1p32 ? x[i] / (1 - (wide)p) : 0, 2, 0));
+            }
+            FSQ_FN(dropout)(x, x, n, p, seed, 7, 9, check_threads);
+            CHECK(same_bits(x, y, n));
+            check_free_all();
+        }
+}
+
+/* ---------------------------------------------------------------- optim */
+
+static void test_norm(void) {
+    static const ptrdiff_t sizes[] = {0, 1, 15, 16, 17, 4095, 4097, 20000};
+    for (int s = 0; s < 8; s++) {
+        ptrdiff_t n = sizes[s];
+        real *x = random_reals(n, -1, 1), *y = copy_of(x, n);
+        long double sum = 0;
+        for (ptrdiff_t i = 0; i < n; i++) sum += (long double)x[i] * x[i];
+        double found = FSQ_FN(sum_squares)(x, n, check_threads);
+        CHECK(fabsl(found - sum) <= (4 + (double)n / 16) * DBL_EPSILON * sum);   /* sixteen chains of additions */
+        CHECK(found == FSQ_FN(sum_squares)(x, n, 1));
+        FSQ_FN(scale)(y, n, 0.37, check_threads);
+        for (ptrdiff_t i = 0; i < n; i++) CHECK(y[i] == x[i] * (real)0.37);
+        check_free_all();
+    }
+}
+
+static void test_sgd(void) {
+    for (int kind = 0; kind < 16; kind++)
+        for (int l = 0; l < lengths_count; l++) {
+            ptrdiff_t n = lengths[l];
+            double momentum = kind & 1 ? 0.9 : 0, decay = kind & 8 ? 0.05 : 0;
+            int nesterov = !!(kind & 2), first = !!(kind & 4);
+            real *w = random_reals(n, -1, 1), *g = random_reals(n, -1, 1), *v = random_reals(n, -1, 1), *w0 = copy_of(w, n), *v0 = copy_of(v, n);
+            FSQ_FN(sgd)(w, kind & 1 ? v : NULL, g, n, 0.1, momentum, nesterov, first, decay, check_threads);
+            for (ptrdiff_t i = 0; i < n; i++) {
+                wide gi = g[i] + decay * (wide)w0[i], vi = first ? gi : momentum * v0[i] + gi;
+                wide step = !(kind & 1) ? gi : nesterov ? gi + momentum * vi : vi;
+                CHECK(near(w[i], w0[i] - 0.1 * step, 2, 2));
+                CHECK(kind & 1 ? near(v[i], vi, 2, 2) : v[i] == v0[i]);
+            }
+            check_free_all();
+        }
+}
+
+static void test_adam(void) {
+    static const int64_t steps[] = {1, 2, 1000};
+    for (int kind = 0; kind < 6; kind++)
+        for (int l = 0; l < lengths_count; l++) {
+            ptrdiff_t n = lengths[l];
+            int64_t step = steps[kind % 3];
+            int decoupled = kind >= 3;
+            real *w = random_reals(n, -1, 1), *g = random_reals(n, -1, 1), *m = random_reals(n, -1, 1), *v = random_reals(n, 0, 1);
+            real *w0 = copy_of(w, n), *m0 = copy_of(m, n), *v0 = copy_of(v, n);
+            FSQ_FN(adam)(w, m, v, g, n, 1e-3, 0.9, 0.999, 1e-8, 0.01, decoupled, step, check_threads);
+            for (ptrdiff_t i = 0; i < n; i++) {
+                wide gi = g[i] + (decoupled ? 0 : 0.01 * (wide)w0[i]);
+                wide mi = 0.9 * (wide)m0[i] + (1 - 0.9) * gi, vi = 0.999 * (wide)v0[i] + (1 - 0.999) * gi * gi;
+                wide root = sqrtl(vi / (1 - powl(0.999, step))) + 1e-8, keep = decoupled ? 1 - 1e-3 * 0.01 : 1;
+                wide expected = keep * w0[i] - 1e-3 / (1 - powl(0.9, step)) * mi / root;
+                CHECK(near(m[i], mi, 2, 2) && near(v[i], vi, 4, 2));
+                CHECK(near(w[i], expected, 4, 8 + 0.1 / (double)root));
+            }
+            check_free_all();
+        }
+}
+
+void TEST_NAME(test_ops)(void) {
+    test_pointwise();
+    test_special_values();
+    test_bias();
+    test_softmax();
+    test_softmax_special();
+    test_cross_entropy();
+    test_cross_entropy_confident();
+    test_embedding();
+    test_dropout();
+    test_norm();
+    test_sgd();
+    test_adam();
+}

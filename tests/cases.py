@@ -1,0 +1,241 @@
+"""One table of cases, which drives the tests of values, of gradients and the benchmarks' counts of work.
+
+A case names a differentiable operation of `fastseq.functional`, the shapes of its arrays, its options, how much work it is and
+how long its sums are. Sizes stand around the vector widths (1, 15, 16, 17; a lane less and more; 2 * 32 + 3), with empty
+batches and sequences among them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+import fastseq as fs
+from fastseq import functional
+
+#: Lanes and tiles of all instruction sets and both dtypes lie among these: 2, 4, 8 and 16 lanes, tiles of up to 32.
+WIDTHS = (1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 67)
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of functional.<op>(**inputs, **options)."""
+
+    op: str
+    shapes: Mapping[str, tuple[int, ...]]
+    options: Mapping[str, Any] = field(default_factory=lambda: _NONE)
+    ids: Mapping[str, int] = field(default_factory=lambda: _NONE)  # integer inputs: drawn below this limit
+    positive: bool = False  # inputs above zero only
+    flops: int = 0  # of forward, a multiply-add counted as two; a function of an element as one
+    terms: int = 1  # of the longest sum in a result or gradient
+
+    def __str__(self) -> str:
+        shapes = ",".join(f"{name}{'x'.join(map(str, shape))}" for name, shape in self.shapes.items())
+        return "-".join([self.op, shapes, *(f"{name}={value}" for name, value in self.options.items())])
+
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        """Names of the inputs that have a gradient."""
+        return tuple(name for name in self.shapes if name not in self.ids)
+
+    def inputs(self, rng: np.random.Generator, dtype: Any) -> dict[str, np.ndarray]:
+        """Random arrays, read-only because no operation may change them."""
+        arrays = {}
+        for name, shape in self.shapes.items():
+            if name in self.ids:
+                array = np.array(rng.integers(0, self.ids[name], shape))
+                if "ignore_index" in self.options:
+                    array[rng.random(shape) < 0.3] = self.options["ignore_index"]
+            else:
+                # Weights of a recurrent layer are small, as they are in use: sums of H terms stay of the size of one.
+                spread = 1 / np.sqrt(max(shape[-1], 1)) if name.startswith("w_") else 1.0
+                normal = spread * rng.standard_normal(shape)
+                array = np.array(np.abs(normal) + 0.1 if self.positive else normal, dtype=dtype)
+            array.flags.writeable = False
+            arrays[name] = array
+        return arrays
+
+    def call(self, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The outputs, always as a tuple."""
+        outputs = getattr(functional, self.op)(**inputs, **self.options)
+        return outputs if isinstance(outputs, tuple) else (outputs,)
+
+    def evaluate(self, inputs: Mapping[str, np.ndarray], upstream: np.random.Generator | None) -> dict[str, np.ndarray]:
+        """Every output, and with `upstream` every gradient under random gradients of all outputs at once."""
+        arguments = {name: fs.Tensor(a, requires_grad=name not in self.ids) for name, a in inputs.items()}
+        outputs = self.call(arguments if upstream is not None else inputs)
+        results = {f"output {k}": y.data if upstream is not None else np.asarray(y) for k, y in enumerate(outputs)}
+        if upstream is None:
+            return results
+        loss = None
+        for y in outputs:
+            weighted = (y * upstream.standard_normal(y.shape).astype(y.dtype)).sum()
+            loss = weighted if loss is None else loss + weighted
+        loss.backward()
+        return results | {f"d{name}": arguments[name].grad for name in self.differentiable}
+
+
+@contextlib.contextmanager
+def computed_by(backend: Any) -> Iterator[None]:
+    """Makes `fastseq.functional` use this backend, whatever the arrays: the library itself has no such switch."""
+    modules = [m for name, m in list(sys.modules.items()) if name.startswith("fastseq.functional.") and hasattr(m, "backend_of")]
+    before = [m.backend_of for m in modules]
+    try:
+        for m in modules:
+            m.backend_of = lambda *arrays: backend
+        yield
+    finally:
+        for m, original in zip(modules, before, strict=True):
+            m.backend_of = original
+
+
+def reference_results(case: Case, inputs: Mapping[str, np.ndarray], upstream: np.random.Generator | None) -> dict[str, np.ndarray]:
+    """`case.evaluate` by the reference backend in float64."""
+    from fastseq.backends import reference
+
+    wide = {name: a.astype(np.float64) if a.dtype.kind == "f" else a for name, a in inputs.items()}
+    with computed_by(reference):
+        return case.evaluate(wide, upstream)
+
+
+# ---------------------------------------------------------------- the table
+
+
+def _pointwise() -> Iterator[Case]:
+    for op in ("exp", "log", "tanh", "sigmoid", "relu"):
+        for shape in [(), (0,), (2, 0, 3), *((n,) for n in WIDTHS), (3, 5, 7)]:
+            yield Case(op, {"x": shape}, positive=op == "log", flops=prod(shape))
+
+
+def _softmax() -> Iterator[Case]:
+    for op in ("softmax", "log_softmax"):
+        for shape in [(0, 5), (3, 0), *((3, n) for n in WIDTHS), (2, 3, 17), (5,)]:
+            yield Case(op, {"x": shape}, flops=4 * prod(shape), terms=shape[-1])
+        yield Case(op, {"x": (4, 3, 17)}, {"axis": 0}, flops=4 * 204, terms=4)
+        yield Case(op, {"x": (4, 3, 17)}, {"axis": -2}, flops=4 * 204, terms=3)
+
+
+def _cross_entropy() -> Iterator[Case]:
+    def case(rows: int, vocabulary: int, **options: Any) -> Case:
+        shapes = {"logits": (rows, vocabulary), "targets": (rows,)}
+        return Case("cross_entropy", shapes, options, {"targets": vocabulary}, flops=4 * rows * vocabulary, terms=rows + vocabulary)
+
+    for vocabulary in WIDTHS:
+        yield case(3, vocabulary)
+        yield case(7, vocabulary, label_smoothing=0.1, ignore_index=-100, reduction="sum")
+    yield case(7, 17, reduction="none")
+    yield case(7, 17, reduction="none", ignore_index=2, label_smoothing=0.3)
+    yield case(7, 17, ignore_index=-1)
+    yield case(5, 5, label_smoothing=1.0)
+    yield case(0, 5, reduction="sum")
+    yield case(0, 5, reduction="none")
+
+
+def _embedding() -> Iterator[Case]:
+    def case(ids: tuple[int, ...], rows: int, width: int, **options: Any) -> Case:
+        return Case("embedding", {"ids": ids, "weight": (rows, width)}, options, {"ids": rows}, terms=max(prod(ids), 1))
+
+    for width in WIDTHS:
+        yield case((5,), 3, width)
+    yield case((4, 3), 7, 17, padding_idx=0)
+    yield case((4, 3), 7, 17, padding_idx=6)
+    yield case((), 3, 4)
+    yield case((0, 3), 5, 4)
+    yield case((3,), 5, 0)
+    yield case((50,), 1, 3)
+
+
+def _linear() -> Iterator[Case]:
+    def case(rows: tuple[int, ...], inputs: int, outputs: int, bias: bool = True) -> Case:
+        shapes = {"x": (*rows, inputs), "weight": (outputs, inputs)} | ({"bias": (outputs,)} if bias else {})
+        return Case("linear", shapes, flops=2 * prod(rows) * inputs * outputs, terms=max(inputs, outputs, prod(rows)))
+
+    for width in WIDTHS:
+        yield case((3,), 5, width)
+        yield case((width,), 7, 6, bias=False)
+        yield case((4,), width, 9)
+    yield case((), 4, 3)
+    yield case((2, 3), 4, 5)
+    yield case((0,), 4, 5)
+    yield case((2, 0, 3), 4, 5, bias=False)
+    yield case((3,), 0, 5)
+    yield case((3,), 4, 0)
+    yield case((13,), 70, 37)
+
+
+def _matmul() -> Iterator[Case]:
+    def case(a: tuple[int, ...], b: tuple[int, ...]) -> Case:
+        leading = np.broadcast_shapes(a[:-2], b[:-2])
+        rows, columns = (a[-2] if len(a) > 1 else 1), (b[-1] if len(b) > 1 else 1)
+        flops = 2 * prod(leading) * rows * columns * a[-1]
+        return Case("matmul", {"a": a, "b": b}, flops=flops, terms=max(a[-1], prod(leading) * max(rows, columns)))
+
+    for width in WIDTHS:
+        yield case((width, 3), (3, 5))
+        yield case((4, width), (width, 5))
+        yield case((4, 3), (3, width))
+    yield case((13, 70), (70, 37))
+    yield case((2, 3, 4), (4, 5))
+    yield case((3, 4), (2, 4, 5))
+    yield case((2, 3, 4), (2, 4, 5))
+    yield case((2, 1, 3, 4), (5, 4, 2))
+    yield case((1, 3, 4), (2, 4, 5))
+    yield case((4,), (4,))
+    yield case((4,), (4, 3))
+    yield case((3, 4), (4,))
+    yield case((2, 3, 4), (4,))
+    yield case((4,), (2, 4, 3))
+    yield case((0, 4), (4, 3))
+    yield case((3, 0), (0, 4))
+    yield case((2, 0, 4), (4, 3))
+    yield case((0, 3, 4), (0, 4, 5))
+
+
+def _dropout() -> Iterator[Case]:
+    for shape in [(), (0,), *((n,) for n in WIDTHS), (3, 5, 7)]:
+        yield Case("dropout", {"x": shape}, {"p": 0.3, "seed": 2**40 + 5, "layer": 3, "call": 7}, flops=prod(shape))
+    yield Case("dropout", {"x": (17,)}, {"p": 1.0, "seed": 0}, flops=17)
+    yield Case("dropout", {"x": (17,)}, {"p": 0.5, "seed": 2**64 - 1, "layer": 2**32 - 1, "call": 2**32 - 1}, flops=17)
+
+
+def lstm_case(T: int, B: int, I: int, H: int, bias: bool = True, state: str = "hc") -> Case:
+    """An LSTM; `state` names the initial states that are given."""
+    shapes = {"x": (T, B, I), "w_ih": (4 * H, I), "w_hh": (4 * H, H)}
+    shapes |= {"b_ih": (4 * H,), "b_hh": (4 * H,)} if bias else {}
+    shapes |= {f"{name}_0": (B, H) for name in state}
+    return Case("lstm", shapes, flops=T * B * 8 * H * (I + H), terms=max(T, 1) * (I + H + B))
+
+
+def _lstm() -> Iterator[Case]:
+    for T in (1, 2, 7):
+        for B in (1, 3):
+            yield lstm_case(T, B, 5, 17)
+    for H in WIDTHS:
+        yield lstm_case(2, 3, max(H // 2, 1) + 1, H)
+    for B in (2, 4, 5, 6, 7, 13):
+        yield lstm_case(3, B, 6, 9)
+    yield lstm_case(3, 2, 1, 8)
+    yield lstm_case(3, 2, 33, 8)
+    yield lstm_case(3, 2, 6, 9, bias=False)
+    yield lstm_case(3, 2, 6, 9, state="")
+    yield lstm_case(3, 2, 6, 9, state="h")
+    yield lstm_case(1, 2, 6, 9, state="c")
+    yield lstm_case(3, 2, 6, 9, bias=False, state="")
+    yield lstm_case(0, 2, 6, 9)
+    yield lstm_case(0, 2, 6, 9, state="")
+    yield lstm_case(3, 0, 6, 9)
+    yield lstm_case(12, 1, 40, 40)
+
+
+CASES: tuple[Case, ...] = (
+    *_pointwise(), *_softmax(), *_cross_entropy(), *_embedding(), *_linear(), *_matmul(), *_dropout(), *_lstm()
+)  # fmt: skip
