@@ -30,10 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
     threads = config.getoption("threads", None) or len(available)
     if not 1 <= threads <= len(available):
         raise pytest.UsageError(f"--threads: expected 1 to {len(available)}, the processors of this process, got {threads}")
-    os.sched_setaffinity(0, available[:threads])  # NumPy's and JAX's threads have no other limit that holds
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "FASTSEQ_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    if threads < len(available):  # NumPy and JAX heed no other limit, and this one only before their first import
+        os.sched_setaffinity(0, available[:threads])
     config.stash[THREADS] = threads
 
 

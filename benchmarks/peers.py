@@ -329,6 +329,7 @@ class JAX:
         import jax
 
         del threads  # as many as the process has processors
+        jax.config.update("jax_platforms", "cpu")
         self.jax, self.jnp = jax, jax.numpy
 
     def _compiled(self, function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
@@ -435,7 +436,7 @@ def _one(name: str, run: Callable[[], Any]) -> Call:
 
 def _stepped(problem: LSTM, step: Callable[[int], Any]) -> Call:
     """A stream: `step(t)` feeds x_t and gives h_t. The answer is its first steps; then x_0 is fed for as long as it is timed."""
-    return Call(lambda: step(0), lambda: {"y": np.stack([np.array(step(t)) for t in range(problem.T)])})
+    return Call(lambda: step(0), lambda: {"y": np.stack([np.asarray(step(t)).copy() for t in range(problem.T)])})
 
 
 def _zero_state(problem: LSTM) -> Arrays:

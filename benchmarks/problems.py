@@ -76,7 +76,7 @@ class Matmul(Problem):
 
     @cached_property
     def data(self) -> tuple[np.ndarray, np.ndarray]:
-        """a and b."""
+        """The operands a and b."""
         rng = np.random.default_rng(0)
         return rng.standard_normal((self.M, self.K), np.float32), rng.standard_normal((self.K, self.N), np.float32)
 

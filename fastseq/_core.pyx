@@ -24,6 +24,17 @@ import_array()
 cdef extern from "<stdlib.h>" nogil:
     void *aligned_alloc(size_t alignment, size_t bytes)
 
+cdef extern from *:
+    """
+    #if defined __linux__
+    #include <sys/mman.h>
+    #define prefer_huge_pages(memory, bytes) ((void)madvise(memory, bytes, MADV_HUGEPAGE))
+    #else
+    #define prefer_huge_pages(memory, bytes) ((void)0)
+    #endif
+    """
+    void prefer_huge_pages(void *memory, size_t bytes) noexcept nogil
+
 cdef extern from "<pthread.h>" nogil:
     ctypedef unsigned pthread_key_t
     int pthread_key_create(pthread_key_t *key, void (*destructor)(void *) noexcept nogil)
@@ -37,6 +48,7 @@ FUNCTIONS = {"identity": FSQ_IDENTITY, "exp": FSQ_EXP, "log": FSQ_LOG, "tanh": F
 
 cdef enum:
     LINE = 64               # bytes of a cache line, and of the widest register
+    HUGE_PAGE = 2 << 20     # weights of this size and more are streamed: small pages would miss the TLB
     ARENA_KEPT = 64 << 20   # the most that a thread keeps between calls
 
 cdef pthread_key_t arena_key
@@ -45,11 +57,15 @@ if pthread_key_create(&arena_key, free) != 0:
 
 
 cdef void *allocate(size_t bytes) except NULL:
+    cdef size_t unit = LINE if bytes < HUGE_PAGE else HUGE_PAGE
     cdef void *memory = NULL
     if bytes < <size_t>1 << 62:
-        memory = aligned_alloc(LINE, (bytes + LINE) & ~<size_t>(LINE - 1))
+        bytes = (bytes + unit) & ~(unit - 1)
+        memory = aligned_alloc(unit, bytes)
     if memory == NULL:
         raise MemoryError(f"could not allocate {bytes} bytes of scratch")
+    if unit == HUGE_PAGE:
+        prefer_huge_pages(memory, bytes)
     return memory
 
 
@@ -318,24 +334,21 @@ cdef class LSTMPacked(Panels):
     cdef uint64_t fingerprint[2]
 
 
-cdef int take_fingerprint(uint64_t *state, ndarray a, int threads) except -1:
-    cdef size_t bytes
-    if a is not None:
-        bytes = PyArray_SIZE(a) * (4 if is_single(a) else 8)
-        with nogil:
-            fsq_fingerprint(state, PyArray_DATA(a), bytes, threads)
-    return 0
+cdef inline size_t bytes_of(ndarray a) noexcept nogil:
+    return 0 if a is None else PyArray_SIZE(a) * (4 if is_single(a) else 8)
 
 
 def lstm_pack(ndarray w_ih not None, ndarray w_hh not None, ndarray b_ih, ndarray b_hh, LSTMPacked packed=None):
     """w_ih (4H, I), w_hh (4H, H), b_ih and b_hh (4H,) or None in panels: `packed` itself where it holds these very numbers."""
     cdef int threads = fsq_threads_get(), type = PyArray_TYPE(w_ih)
     cdef npy_intp I = PyArray_DIM(w_ih, 1), H = PyArray_DIM(w_hh, 1)
-    cdef uint64_t state[2]
+    cdef uint64_t[2] state = [0, 0]
     w_ih, w_hh, b_ih, b_hh = dense(w_ih), dense(w_hh), dense_or_none(b_ih), dense_or_none(b_hh)
-    state[0] = state[1] = 0
-    for a in (w_ih, w_hh, b_ih, b_hh):
-        take_fingerprint(state, a, threads)
+    with nogil:
+        fsq_fingerprint(state, PyArray_DATA(w_ih), bytes_of(w_ih), threads)
+        fsq_fingerprint(state, PyArray_DATA(w_hh), bytes_of(w_hh), threads)
+        fsq_fingerprint(state, pointer(b_ih), bytes_of(b_ih), threads)
+        fsq_fingerprint(state, pointer(b_hh), bytes_of(b_hh), threads)
     if (packed is None or packed.type != type or packed.input_size != I or packed.hidden_size != H or packed.isa != fsq_isa_name()
             or packed.fingerprint[0] != state[0] or packed.fingerprint[1] != state[1]):
         packed = LSTMPacked.__new__(LSTMPacked)

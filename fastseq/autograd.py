@@ -35,7 +35,7 @@ _mode = _Mode()
 class _Node:
     """One recorded call: how gradients pass through it, and where they go."""
 
-    __slots__ = ("name", "backward", "edges", "outputs", "order")
+    __slots__ = ("backward", "edges", "name", "order", "outputs")
 
     def __init__(self, name: str, backward: Callable[..., Any], edges: list[tuple[Any, int] | None], outputs: int) -> None:
         self.name = name
@@ -68,7 +68,7 @@ class Tensor:
     array([2., 4., 6.])
     """
 
-    __slots__ = ("data", "grad", "requires_grad", "_node", "_index", "_version", "__weakref__")
+    __slots__ = ("__weakref__", "_index", "_node", "_version", "data", "grad", "requires_grad")
     __array_ufunc__ = None  # makes `array + tensor` call Tensor.__radd__
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
@@ -232,12 +232,21 @@ def _propagate(root: _Node, index: int, upstream: Array, retain_graph: bool) -> 
                 sums[number] = np.asarray(total) if isinstance(total, np.generic) else total
             elif target in leaves:
                 leaves[target] += grad
-            elif isinstance(grad, np.generic):
-                leaves[target] = np.array(grad)
-            else:  # an array that somebody else may hold is copied
-                held = grad.base is not None or any(grad is incoming for incoming in grads)
-                leaves[target] = grad.copy() if held else grad
+            else:
+                leaves[target] = _own(grad, grads)
     return leaves
+
+
+def _own(grad: Array, incoming: list[Any]) -> Array:
+    """`grad`, copied where somebody else may hold the array."""
+    if isinstance(grad, np.generic):
+        return np.array(grad)
+    if grad.base is not None:
+        return grad.copy()
+    for other in incoming:
+        if grad is other:
+            return grad.copy()
+    return grad
 
 
 def is_recording(*inputs: Any) -> bool:
@@ -367,15 +376,24 @@ def gradcheck(
     for k, x in checked.items():
         if x.dtype != np.float64:
             raise TypeError(f"inputs[{k}]: expected float64, got {x.dtype}")
+    if not checked:
+        raise ValueError("inputs: none is a Tensor that requires a gradient")
     kept = {k: x.grad for k, x in checked.items()}
 
     def outputs() -> tuple[Tensor, ...]:
         found = function(*inputs)
         return found if isinstance(found, tuple) else (found,)
 
-    def value() -> float:
-        with no_grad():
-            return sum(float(np.vdot(y.data, weight)) for y, weight in zip(outputs(), weights, strict=True))
+    def slope(x: Tensor, index: tuple[int, ...]) -> float:
+        sums, before = [], x.data[index]
+        try:
+            for shifted in (before + eps, before - eps):
+                x.data[index] = shifted
+                with no_grad():
+                    sums.append(sum(float(np.vdot(y.data, weight)) for y, weight in zip(outputs(), weights, strict=True)))
+        finally:
+            x.data[index] = before
+        return (sums[0] - sums[1]) / (2 * eps)
 
     rng = np.random.default_rng(0)
     ys = outputs()
@@ -388,12 +406,7 @@ def gradcheck(
     for k, x in checked.items():
         grad, x.grad = x.grad if x.grad is not None else np.zeros(x.shape), kept[k]
         for index in np.ndindex(x.shape):
-            before = x.data[index]
-            x.data[index] = before + eps
-            above = value()
-            x.data[index] = before - eps
-            difference = (above - value()) / (2 * eps)
-            x.data[index] = before
+            difference = slope(x, index)
             if not abs(grad[index] - difference) <= atol + rtol * abs(difference):
                 raise AssertionError(f"inputs[{k}] at {index}: gradient {grad[index]:.9g}, differences {difference:.9g}")
     return True

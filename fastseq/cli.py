@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-#: Models and schedules, tuned on pydoc_data.topics: see TrainingOptions.
+#: How long `demo` trains: with the sample and the table it is done in about a minute.
 DEMO_SECONDS = 50.0
+#: The share of a text, its last part, that is held out.
 PART_HELD_OUT = 0.1
 
 
@@ -27,6 +28,9 @@ class CommandError(Exception):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows another one
     try:
         return arguments.run(arguments)
     except KeyboardInterrupt:
@@ -61,11 +65,22 @@ def _info(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     name, text = _text(arguments.text)
-    model, result = _fit(arguments, name, text)
+    _, result = _fit(arguments, name, text)
     if arguments.json:
-        print(json.dumps({"bits_per_char": result.bits_per_char, "train_bits_per_char": result.train_bits_per_char,
-                          "chars_per_second": result.chars_per_second, "characters": result.characters, "steps": result.steps,
-                          "seconds": result.seconds, "stopped": result.stopped, "model": arguments.output}))
+        print(
+            json.dumps(
+                {
+                    "bits_per_char": result.bits_per_char,
+                    "train_bits_per_char": result.train_bits_per_char,
+                    "chars_per_second": result.chars_per_second,
+                    "characters": result.characters,
+                    "steps": result.steps,
+                    "seconds": result.seconds,
+                    "stopped": result.stopped,
+                    "model": arguments.output,
+                }
+            )
+        )
     else:
         print(_summary(result, arguments.output))
     return 0
@@ -77,7 +92,14 @@ def _generate(arguments: argparse.Namespace) -> int:
     model = _language_model(arguments.model)
     prompt = arguments.prompt
     text = []
-    characters = generate(model, prompt, length=arguments.length, temperature=arguments.temperature, top_k=arguments.top_k, rng=arguments.seed)
+    characters = generate(
+        model,
+        prompt,
+        length=arguments.length,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        rng=arguments.seed,
+    )
     if not arguments.json:
         print(prompt, end="", flush=True)
     for character in characters:
@@ -93,8 +115,10 @@ def _demo(arguments: argparse.Namespace) -> int:
     from fastseq.generation import generate
 
     say = _to_stderr if arguments.json else _to_stdout
-    say("Training a character language model on the help texts of Python (pydoc_data.topics), "
-        f"for {arguments.seconds:.0f} seconds. Ctrl-C ends it early.")
+    say(
+        "Training a character language model on the help texts of Python (pydoc_data.topics), "
+        f"for {arguments.seconds:.0f} seconds. Ctrl-C ends it early."
+    )
     name, text = _text(None)
     model, result = _fit(arguments, name, text)
     say(_summary(result, arguments.output))
@@ -103,16 +127,38 @@ def _demo(arguments: argparse.Namespace) -> int:
     say("\nWhat it writes, at temperature 0.6:\n")
     say("".join(generate(model, "The ", length=600, temperature=0.6, rng=arguments.seed)))
     step = demo.step_seconds(model.lstm)
-    say(f"\nOne step of its LSTM ({model.lstm.input_size} -> {model.lstm.hidden_size}), called from Python: {1e6 * step:.1f} us\n")
+    say(
+        f"\nOne step of its LSTM ({model.lstm.input_size} -> {model.lstm.hidden_size}), called from Python: {1e6 * step:.1f} us\n"
+    )
     table = demo.compare_with_numpy()
     ratio = demo.geometric_mean([row.ratio for row in table])
     for line in _table(table, ratio):
         say(line)
     if arguments.json:
-        print(json.dumps({"bits_per_char": result.bits_per_char, "chars_per_second": result.chars_per_second, "step_us": 1e6 * step,
-                          "numpy_ratio": ratio, "characters": result.characters, "seconds": result.seconds, "model": arguments.output,
-                          "table": [{"T": r.T, "B": r.B, "I": r.I, "H": r.H, "fastseq_us": 1e6 * r.fastseq_seconds,
-                                     "numpy_us": 1e6 * r.numpy_seconds} for r in table]}))
+        print(
+            json.dumps(
+                {
+                    "bits_per_char": result.bits_per_char,
+                    "chars_per_second": result.chars_per_second,
+                    "step_us": 1e6 * step,
+                    "numpy_ratio": ratio,
+                    "characters": result.characters,
+                    "seconds": result.seconds,
+                    "model": arguments.output,
+                    "table": [
+                        {
+                            "T": r.T,
+                            "B": r.B,
+                            "I": r.I,
+                            "H": r.H,
+                            "fastseq_us": 1e6 * r.fastseq_seconds,
+                            "numpy_us": 1e6 * r.numpy_seconds,
+                        }
+                        for r in table
+                    ],
+                }
+            )
+        )
     return 0
 
 
@@ -133,15 +179,28 @@ def _fit(arguments: argparse.Namespace, name: str, text: str) -> tuple[Any, Any]
     from fastseq import models, training
 
     options = training.TrainingOptions(
-        epochs=arguments.epochs, seconds=arguments.seconds, batch_size=arguments.batch_size, sequence_length=arguments.sequence_length,
-        learning_rate=arguments.learning_rate, patience=arguments.patience, seed=arguments.seed)
-    model = models.LanguageModel(models.Vocabulary(text), arguments.embedding_size, arguments.hidden_size, dropout=arguments.dropout,
-                                 rng=arguments.seed)
+        epochs=arguments.epochs,
+        seconds=arguments.seconds,
+        batch_size=arguments.batch_size,
+        sequence_length=arguments.sequence_length,
+        learning_rate=arguments.learning_rate,
+        patience=arguments.patience,
+        seed=arguments.seed,
+    )
+    model = models.LanguageModel(
+        models.Vocabulary(text),
+        arguments.embedding_size,
+        arguments.hidden_size,
+        dropout=arguments.dropout,
+        rng=arguments.seed,
+    )
     _check_writable(arguments.output)
     ids = model.vocabulary.encode(text)
     cut = len(ids) - max(2, round(len(ids) * PART_HELD_OUT))
-    _to_stderr(f"{name}: {len(ids):,} characters, {len(model.vocabulary)} distinct; the last {len(ids) - cut:,} are held out; "
-               f"{sum(p.size for p in model.parameters()):,} parameters")
+    _to_stderr(
+        f"{name}: {len(ids):,} characters, {len(model.vocabulary)} distinct; the last {len(ids) - cut:,} are held out; "
+        f"{sum(p.size for p in model.parameters()):,} parameters"
+    )
     with _progress_bar(options) as show:
         result = training.Trainer(model, ids[:cut], ids[cut:], options, path=arguments.output, on_step=show).run()
     return model, result
@@ -163,7 +222,9 @@ def _language_model(path: str) -> Any:
     from fastseq.nn.serialization import load
 
     if not os.path.isfile(path):
-        raise CommandError(f"{path}: there is no such file" if not os.path.exists(path) else f"{path}: expected a model's file")
+        raise CommandError(
+            f"{path}: there is no such file" if not os.path.exists(path) else f"{path}: expected a model's file"
+        )
     model = load(path)
     if not isinstance(model, models.LanguageModel):
         raise CommandError(f"{path}: expected a language model, got a {type(model).__name__}")
@@ -175,8 +236,14 @@ def _progress_bar(options: Any) -> Iterator[Any]:
     """A function for `on_step` that shows progress on standard error: a bar on a terminal, a line per look otherwise."""
     from tqdm import tqdm
 
-    bar = tqdm(total=1.0, disable=None, file=sys.stderr, dynamic_ncols=True, leave=False,
-               bar_format="{percentage:3.0f} %|{bar}| {elapsed}{postfix}")
+    bar = tqdm(
+        total=1.0,
+        disable=None,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        leave=False,
+        bar_format="{percentage:3.0f} %|{bar}| {elapsed}{postfix}",
+    )
     looked = -1.0
 
     def show(progress: Any) -> None:
@@ -197,15 +264,23 @@ def _figures(progress: Any) -> str:
     """Loss, bits per character, speed and time left."""
     left = progress.seconds * (1 - progress.share) / progress.share if progress.share else 0.0
     held_out = f", held out {progress.held_out_bits:.3f}" if progress.held_out_bits == progress.held_out_bits else ""
-    return (f"loss {progress.loss:.3f}, {progress.bits_per_char:.3f} bits/char{held_out}, {progress.chars_per_second:,.0f} chars/s, "
-            f"{int(left // 60)}:{int(left % 60):02d} left")
+    return (
+        f"loss {progress.loss:.3f}, {progress.bits_per_char:.3f} bits/char{held_out}, {progress.chars_per_second:,.0f} chars/s, "
+        f"{int(left // 60)}:{int(left % 60):02d} left"
+    )
 
 
 def _summary(result: Any, path: str) -> str:
-    ends = {"finished": "Done", "early": "Stopped early, the held-out text no longer getting better,", "interrupted": "Interrupted"}
-    return (f"{ends[result.stopped]} after {result.seconds:.1f} s and {result.characters:,} characters "
-            f"({result.chars_per_second:,.0f} per second): {result.bits_per_char:.3f} bits per character on held-out text. "
-            f"The best model is in {path}")
+    ends = {
+        "finished": "Done",
+        "early": "Stopped early, the held-out text no longer getting better,",
+        "interrupted": "Interrupted",
+    }
+    return (
+        f"{ends[result.stopped]} after {result.seconds:.1f} s and {result.characters:,} characters "
+        f"({result.chars_per_second:,.0f} per second): {result.bits_per_char:.3f} bits per character on held-out text. "
+        f"The best model is in {path}"
+    )
 
 
 def _table(rows: Sequence[Any], ratio: float) -> Iterator[str]:
@@ -228,28 +303,56 @@ def _to_stderr(line: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fastseq", description="Recurrent networks on the CPU: a character language model from end to end.")
+    parser = argparse.ArgumentParser(
+        prog="fastseq", description="Recurrent networks on the CPU: a character language model from end to end."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     info = _command(commands, "info", _info, "show the version, the instruction set and the number of threads")
     train = _command(commands, "train", _train, "train a character language model on a text")
-    train.add_argument("text", nargs="?", metavar="TEXT", help="UTF-8 text, plain or gzip (default: the help texts of Python)")
-    train.add_argument("--epochs", type=_positive_float, default=10.0, help="passes over the text (default: %(default)s)")
-    train.add_argument("--seconds", type=_positive_float, help="train for so long, in place of --epochs")
+    train.add_argument(
+        "text", nargs="?", metavar="TEXT", help="UTF-8 text, plain or gzip (default: the help texts of Python)"
+    )
+    train.add_argument(
+        "--epochs", type=_positive_float, default=10.0, metavar="N", help="passes over the text (default: %(default)s)"
+    )
+    train.add_argument("--seconds", type=_positive_float, metavar="N", help="train for so long, in place of --epochs")
     generate = _command(commands, "generate", _generate, "write text with a model")
     generate.add_argument("model", metavar="MODEL", help="a file that `fastseq train` wrote")
-    generate.add_argument("--prompt", default="", help="what the text begins with")
-    generate.add_argument("--length", type=_natural, default=500, help="characters to write (default: %(default)s)")
-    generate.add_argument("--temperature", type=_not_negative_float, default=0.8, help="0: always the likeliest (default: %(default)s)")
+    generate.add_argument("--prompt", default="", metavar="TEXT", help="what the text begins with")
+    generate.add_argument(
+        "--length", type=_natural, default=500, metavar="N", help="characters to write (default: %(default)s)"
+    )
+    generate.add_argument(
+        "--temperature",
+        type=_not_negative_float,
+        default=0.8,
+        metavar="N",
+        help="0: always the likeliest (default: %(default)s)",
+    )
     generate.add_argument("--top-k", type=_positive_int, help="draw among the K likeliest characters only", metavar="K")
     demo = _command(commands, "demo", _demo, "train, write and measure, in about a minute")
-    demo.add_argument("--seconds", type=_positive_float, default=DEMO_SECONDS, help="how long to train (default: %(default)s)")
+    demo.add_argument(
+        "--seconds",
+        type=_positive_float,
+        default=DEMO_SECONDS,
+        metavar="N",
+        help="how long to train (default: %(default)s)",
+    )
     demo.set_defaults(epochs=1.0)
     for command in (train, demo):
         _add_training_arguments(command)
     for command in (train, generate, demo):
-        command.add_argument("--seed", type=_natural, default=None if command is generate else 0, help="for weights, masks and draws")
+        command.add_argument(
+            "--seed",
+            type=_natural,
+            default=None if command is generate else 0,
+            metavar="N",
+            help="for weights, masks and draws",
+        )
     for command in (info, train, generate, demo):
-        command.add_argument("--json", action="store_true", help="print the figures as one JSON object, on the last line")
+        command.add_argument(
+            "--json", action="store_true", help="print the figures as one JSON object, on the last line"
+        )
     return parser
 
 
@@ -261,18 +364,26 @@ def _command(commands: Any, name: str, run: Any, text: str) -> argparse.Argument
 
 def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
     for flag, kind, default, text in (
-            ("--embedding-size", _positive_int, 64, "width of a character's vector"),
-            ("--hidden-size", _positive_int, 256, "units of the LSTM"),
-            ("--dropout", _share, 0.1, "share of the LSTM's output dropped while training"),
-            ("--batch-size", _positive_int, 16, "texts side by side"),
-            ("--sequence-length", _positive_int, 32, "characters before each step"),
-            ("--learning-rate", _positive_float, 8e-3, "the largest"),
-            ("--patience", _positive_int, 6, "stop after so many looks at the held-out text without a better figure")):
-        parser.add_argument(flag, type=kind, default=default, help=f"{text} (default: %(default)s)")
-    parser.add_argument("--output", default="language-model.safetensors", metavar="MODEL", help="where the best model is written (default: %(default)s)")
+        ("--embedding-size", _positive_int, 64, "width of a character's vector"),
+        ("--hidden-size", _positive_int, 256, "units of the LSTM"),
+        ("--dropout", _share, 0.1, "share of the LSTM's output dropped while training"),
+        ("--batch-size", _positive_int, 16, "texts side by side"),
+        ("--sequence-length", _positive_int, 32, "characters before each step"),
+        ("--learning-rate", _positive_float, 8e-3, "the largest"),
+        ("--patience", _positive_int, 4, "stop after so many looks at the held-out text without a better figure"),
+    ):
+        parser.add_argument(flag, type=kind, default=default, metavar="N", help=f"{text} (default: %(default)s)")
+    parser.add_argument(
+        "--output",
+        default="language-model.safetensors",
+        metavar="MODEL",
+        help="where the best model is written (default: %(default)s)",
+    )
 
 
-def _number(text: str, kind: Any, least: float, *, above: bool = False, most: float = float("inf"), expected: str) -> Any:
+def _number(
+    text: str, kind: Any, least: float, *, above: bool = False, most: float = float("inf"), expected: str
+) -> Any:
     try:
         value = kind(text)
     except ValueError:

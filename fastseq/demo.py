@@ -22,7 +22,7 @@ class Comparison:
 
     T: int
     B: int
-    I: int  # noqa: E741
+    I: int
     H: int
     fastseq_seconds: float
     numpy_seconds: float
@@ -67,7 +67,7 @@ def geometric_mean(ratios: list[float]) -> float:
     return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
-def _compare(T: int, B: int, I: int, H: int, seconds: float) -> Comparison:  # noqa: E741
+def _compare(T: int, B: int, I: int, H: int, seconds: float) -> Comparison:
     layer = LSTM(I, H, rng=0)
     x = np.random.default_rng(1).standard_normal((T, B, I), dtype=np.float32)
     plain = _numpy_lstm(layer)
@@ -82,7 +82,8 @@ def _numpy_lstm(layer: LSTM) -> Callable[[np.ndarray], np.ndarray]:
     """The layer's forward pass as one writes it in NumPy with care: one product for all inputs, one for each step."""
     H = layer.hidden_size
     w_ih, w_hh = layer.weight_ih_l0.data.T.copy(), layer.weight_hh_l0.data.T.copy()
-    assert layer.bias_ih_l0 is not None and layer.bias_hh_l0 is not None
+    assert layer.bias_ih_l0 is not None
+    assert layer.bias_hh_l0 is not None
     bias = layer.bias_ih_l0.data + layer.bias_hh_l0.data
 
     def forward(x: np.ndarray) -> np.ndarray:
@@ -92,8 +93,8 @@ def _numpy_lstm(layer: LSTM) -> Callable[[np.ndarray], np.ndarray]:
         for t in range(T):
             a = z[t] + h @ w_hh
             s = 1 / (1 + np.exp(-a))
-            c = s[:, H:2 * H] * c + s[:, :H] * np.tanh(a[:, 2 * H:3 * H])
-            h = s[:, 3 * H:] * np.tanh(c)
+            c = s[:, H : 2 * H] * c + s[:, :H] * np.tanh(a[:, 2 * H : 3 * H])
+            h = s[:, 3 * H :] * np.tanh(c)
             y[t] = h
         return y
 

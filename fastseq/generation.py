@@ -41,8 +41,15 @@ def sample(logits: np.ndarray, rng: np.random.Generator, *, temperature: float =
     return int(order[np.searchsorted(np.cumsum(weights), rng.random() * weights.sum(), side="right")])
 
 
-def generate(model: LanguageModel, prompt: str = "", *, length: int = 500, temperature: float = 1.0, top_k: int | None = None,
-             rng: int | np.random.Generator | None = None) -> Iterator[str]:
+def generate(
+    model: LanguageModel,
+    prompt: str = "",
+    *,
+    length: int = 500,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    rng: int | np.random.Generator | None = None,
+) -> Iterator[str]:
     """The characters that the model goes on with, as they come; the prompt itself is not among them.
 
     Parameters
@@ -92,8 +99,9 @@ def generate(model: LanguageModel, prompt: str = "", *, length: int = 500, tempe
     return _continuation(model, ids, length, temperature, top_k, generator(rng))
 
 
-def _continuation(model: LanguageModel, ids: np.ndarray, length: int, temperature: float, top_k: int | None,
-                  rng: np.random.Generator) -> Iterator[str]:
+def _continuation(
+    model: LanguageModel, ids: np.ndarray, length: int, temperature: float, top_k: int | None, rng: np.random.Generator
+) -> Iterator[str]:
     stream = model.stream()
     for token in ids:
         logits = stream.step(int(token))

@@ -22,7 +22,7 @@ def default_text() -> str:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """The text of a UTF-8 file, gzip recognised by its first two bytes.
+    r"""The text of a UTF-8 file, gzip recognised by its first two bytes.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
     Returns
     -------
     str
-        Line ends are "\\n", and a byte-order mark is gone.
+        Line ends are "\n", and a byte-order mark is gone.
 
     Raises
     ------
@@ -70,7 +70,9 @@ def _decoded(name: str, content: bytes) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise TextError(f"{name}: expected UTF-8 text, got byte 0x{content[error.start]:02x} at position {error.start}") from None
+        raise TextError(
+            f"{name}: expected UTF-8 text, got byte 0x{content[error.start]:02x} at position {error.start}"
+        ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -79,6 +81,6 @@ def check_text(name: str, text: str) -> None:
     if not text:
         raise TextError(f"{name}: the text is empty")
     if len(set(text)) == 1:
-        raise TextError(f"{name}: the text has only one distinct character, {ascii(text[0])}, so there is nothing to learn")
+        raise TextError(f"{name}: the text has only one distinct character, {text[0]!a}, so there is nothing to learn")
     if len(text) < LEAST_CHARACTERS:
         raise TextError(f"{name}: expected at least {LEAST_CHARACTERS} characters to train on, got {len(text)}")

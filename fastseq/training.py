@@ -56,8 +56,8 @@ class TrainingOptions:
     warmup: float = 0.02
     floor: float = 0.02
     max_norm: float = 1.0
-    evaluations: int = 20
-    patience: int = 6
+    evaluations: int = 10
+    patience: int = 4
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -176,10 +176,10 @@ class TextStreams:
         """Inputs and targets (T, B) of one pass; `start` characters at the beginning are left out."""
         T, B = self.sequence_length, self.batch_size
         length = (len(self.ids) - 1 - start) // B
-        inputs = self.ids[start:start + B * length].reshape(B, length).T
-        targets = self.ids[start + 1:start + 1 + B * length].reshape(B, length).T
+        inputs = self.ids[start : start + B * length].reshape(B, length).T
+        targets = self.ids[start + 1 : start + 1 + B * length].reshape(B, length).T
         for t in range(0, length - T + 1, T):
-            yield np.ascontiguousarray(inputs[t:t + T]), np.ascontiguousarray(targets[t:t + T])
+            yield np.ascontiguousarray(inputs[t : t + T]), np.ascontiguousarray(targets[t : t + T])
 
     def endless(self, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
         """Pass after pass, each started at another place, with True at the first piece of each."""
@@ -212,7 +212,9 @@ def evaluate(model: LanguageModel, ids: np.ndarray) -> float:
     try:
         for inputs, targets in _slices(ids, streams, length):
             logits, state = model(inputs, state)
-            losses = functional.cross_entropy(logits.reshape(-1, logits.shape[2]), targets.reshape(-1), reduction="none")
+            losses = functional.cross_entropy(
+                logits.reshape(-1, logits.shape[2]), targets.reshape(-1), reduction="none"
+            )
             total += float(np.sum(losses, dtype=np.float64))
     finally:
         model.train(mode)
@@ -221,9 +223,9 @@ def evaluate(model: LanguageModel, ids: np.ndarray) -> float:
 
 def _slices(ids: np.ndarray, streams: int, length: int, step: int = 256) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """All of `streams` streams of `length` characters, at most `step` at a time."""
-    inputs, targets = (ids[k:k + streams * length].reshape(streams, length).T for k in (0, 1))
+    inputs, targets = (ids[k : k + streams * length].reshape(streams, length).T for k in (0, 1))
     for t in range(0, length, step):
-        yield np.ascontiguousarray(inputs[t:t + step]), np.ascontiguousarray(targets[t:t + step])
+        yield np.ascontiguousarray(inputs[t : t + step]), np.ascontiguousarray(targets[t : t + step])
 
 
 def warmup_cosine(share: float, warmup: float, floor: float) -> float:
@@ -267,8 +269,16 @@ class Trainer:
     ('finished', True)
     """
 
-    def __init__(self, model: LanguageModel, train_ids: np.ndarray, held_out_ids: np.ndarray, options: TrainingOptions | None = None, *,
-                 path: str | os.PathLike[str] | None = None, on_step: Callable[[Progress], None] | None = None) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        train_ids: np.ndarray,
+        held_out_ids: np.ndarray,
+        options: TrainingOptions | None = None,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        on_step: Callable[[Progress], None] | None = None,
+    ) -> None:
         self.model, self.held_out_ids, self.path, self.on_step = model, held_out_ids, path, on_step
         self.options = options or TrainingOptions()
         self.streams = TextStreams(train_ids, self.options.batch_size, self.options.sequence_length)
@@ -297,7 +307,16 @@ class Trainer:
             stopped = "interrupted"
         self._restore()
         p = self.progress
-        return TrainingResult(stopped, self.stopping.best, p.bits_per_char, p.characters, p.steps, p.seconds, p.chars_per_second, self.history)
+        return TrainingResult(
+            stopped,
+            self.stopping.best,
+            p.bits_per_char,
+            p.characters,
+            p.steps,
+            p.seconds,
+            p.chars_per_second,
+            self.history,
+        )
 
     def _train(self) -> str:
         progress, looks, state = self.progress, self.options.evaluations, None
@@ -305,7 +324,9 @@ class Trainer:
         begin = time.perf_counter()
         for inputs, targets, first in self.streams.endless(generator(self.options.seed)):
             looked = math.floor(progress.share * looks)
-            progress.learning_rate = self.options.learning_rate * warmup_cosine(self._share_ahead(), self.options.warmup, self.options.floor)
+            progress.learning_rate = self.options.learning_rate * warmup_cosine(
+                self._share_ahead(), self.options.warmup, self.options.floor
+            )
             loss, state = self._step(inputs, targets, None if first else state)
             self._advance(inputs.size, loss, time.perf_counter() - begin)
             if math.floor(progress.share * looks) > looked:
@@ -378,7 +399,11 @@ class Trainer:
     def _diverged(self, loss: float) -> None:
         best = "no model was kept"
         if self._best is not None:
-            best = f"the best model before that needs {self.stopping.best:.3f} bits per character" + (f" and is in {self.path}" if self.path else "")
+            best = f"the best model before that needs {self.stopping.best:.3f} bits per character" + (
+                f" and is in {self.path}" if self.path else ""
+            )
         step, rate = self.progress.steps + 1, self.progress.learning_rate
         self._restore()
-        raise TrainingDiverged(f"the loss became {loss} at step {step} (learning rate {rate:.2g}); {best}; try a smaller learning rate")
+        raise TrainingDiverged(
+            f"the loss became {loss} at step {step} (learning rate {rate:.2g}); {best}; try a smaller learning rate"
+        )

@@ -180,9 +180,9 @@ def _matmul() -> Iterator[Case]:
         return Case("matmul", {"a": a, "b": b}, flops=flops, terms=max(a[-1], prod(leading) * max(rows, columns)))
 
     for width in WIDTHS:
-        yield case((width, 3), (3, 5))
+        yield case((width, 3), (3, 6))
         yield case((4, width), (width, 5))
-        yield case((4, 3), (3, width))
+        yield case((2, 3), (3, width))
     yield case((13, 70), (70, 37))
     yield case((2, 3, 4), (4, 5))
     yield case((3, 4), (2, 4, 5))
@@ -190,7 +190,7 @@ def _matmul() -> Iterator[Case]:
     yield case((2, 1, 3, 4), (5, 4, 2))
     yield case((1, 3, 4), (2, 4, 5))
     yield case((4,), (4,))
-    yield case((4,), (4, 3))
+    yield case((4,), (4, 2))
     yield case((3, 4), (4,))
     yield case((2, 3, 4), (4,))
     yield case((4,), (2, 4, 3))
@@ -232,7 +232,9 @@ def _lstm() -> Iterator[Case]:
     yield lstm_case(3, 2, 6, 9, bias=False, state="")
     yield lstm_case(0, 2, 6, 9)
     yield lstm_case(0, 2, 6, 9, state="")
-    yield lstm_case(3, 0, 6, 9)
+    yield lstm_case(5, 0, 6, 9)
+    yield lstm_case(5, 2, 0, 9)
+    yield lstm_case(5, 2, 6, 0)
     yield lstm_case(12, 1, 40, 40)
 
 

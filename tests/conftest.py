@@ -1,10 +1,17 @@
 """What the tests share: instruction sets, thread counts, dtypes and random numbers."""
 
+import contextlib
+
 import numpy as np
 import pytest
+from hypothesis import settings
 
 import fastseq as fs
 from fastseq import _core, runtime
+
+# The same examples in each run, and none judged by its time.
+settings.register_profile("fastseq", deadline=None, derandomize=True, database=None)
+settings.load_profile("fastseq")
 
 
 @pytest.fixture(params=_core.isas_available())
@@ -22,6 +29,22 @@ def threads(request):
     """A number of threads that every operation then really uses, however small its work."""
     with fs.threads(request.param), runtime.force_threads():
         yield request.param
+
+
+#: All pairs of the two fixtures above, for tests with so many cases that each walks through them with `using`.
+WAYS = [(name, n) for name in _core.isas_available() for n in (1, 2, 3)]
+
+
+@contextlib.contextmanager
+def using(isa, threads):
+    """What the fixtures `isa` and `threads` do, for a `with` block."""
+    before = _core.isa_name()
+    _core.isa_select(isa)
+    try:
+        with fs.threads(threads), runtime.force_threads():
+            yield
+    finally:
+        _core.isa_select(before)
 
 
 @pytest.fixture(params=[np.float32, np.float64], ids=["f32", "f64"])

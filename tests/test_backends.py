@@ -9,6 +9,7 @@ import fastseq as fs
 from fastseq import _core, functional
 from fastseq.backends import cpu, reference
 from tests.cases import CASES, Case, lstm_case, reference_results
+from tests.conftest import WAYS, using
 from tests.tolerance import assert_close, assert_same_bits
 
 _ONE = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1, "decoupled": False, "step": 3}
@@ -29,20 +30,22 @@ def test_the_backends_have_the_same_functions():
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_values_and_gradients(case, dtype, isa, threads, rng):
+def test_values_and_gradients(case, dtype, rng):
     inputs = case.inputs(rng, dtype)
+    inputs = {name: a.copy() for name, a in inputs.items()}  # writable: C does not look at the flag
     before = {name: a.copy() for name, a in inputs.items()}
-    got = case.evaluate(inputs, np.random.default_rng(1))
-    # The reference's upstream gradients are the float32 ones, widened.
     want = reference_results(case, inputs, _Rounded(1, dtype))
-    assert got.keys() == want.keys()
-    for name in got:
-        assert_close(got[name], want[name], dtype=dtype, terms=case.terms, name=name)
+    for isa, threads in WAYS:
+        with using(isa, threads):
+            got = case.evaluate(inputs, np.random.default_rng(1))
+            assert got.keys() == want.keys()
+            for name in got:
+                assert_close(got[name], want[name], dtype=dtype, terms=case.terms, name=f"{name} ({isa}, {threads} threads)")
+            plain = case.evaluate(inputs, None)
+            for name in plain:  # a call that records nothing gives the same
+                assert_same_bits(plain[name], got[name], f"{name} ({isa}, {threads} threads)")
     for name in inputs:
         assert_same_bits(inputs[name], before[name], name)
-    plain = case.evaluate(inputs, None)
-    for name in plain:  # a call that records nothing gives the same
-        assert_same_bits(plain[name], got[name], name)
 
 
 class _Rounded:
@@ -59,15 +62,18 @@ class _Rounded:
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 5, 17), (13, 70, 37), (4, 0, 3), (0, 4, 3)], ids=str)
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("transposed", ["", "a", "b", "ab"])
-def test_matmul_with_an_epilogue(function, sizes, packed, transposed, dtype, isa, threads, rng):
+def test_matmul_with_an_epilogue(function, sizes, packed, transposed, dtype, rng):
     M, K, N = sizes
     a = rng.standard_normal((K, M)).T if "a" in transposed else rng.standard_normal((M, K))
     b = rng.standard_normal((N, K)).T if "b" in transposed else rng.standard_normal((K, N))
     a, b, bias = a.astype(dtype, order="K"), b.astype(dtype, order="K"), rng.standard_normal(N).astype(dtype)
     want = reference.matmul(*(x.astype(np.float64) for x in (a, b)), bias=bias.astype(np.float64), function=function)
-    got = cpu.matmul(a, cpu.pack(b) if packed else b, bias=bias, function=function)
-    assert_close(got, want, dtype=dtype, terms=K + 1)
-    assert_same_bits(got, cpu.matmul(np.ascontiguousarray(a), np.ascontiguousarray(b), bias=bias, function=function))
+    for isa, threads in WAYS:
+        with using(isa, threads):
+            got = cpu.matmul(a, cpu.pack(b) if packed else b, bias=bias, function=function)
+            assert_close(got, want, dtype=dtype, terms=K + 1, name=f"{isa}, {threads} threads")
+            dense = cpu.matmul(np.ascontiguousarray(a), np.ascontiguousarray(b), bias=bias, function=function)
+            assert_same_bits(got, dense, f"{isa}, {threads} threads")
 
 
 def test_matmul_over_many_blocks(dtype, isa, threads, rng):
@@ -87,35 +93,41 @@ def test_sum_squares_and_scale(n, dtype, isa, threads, rng):
     assert_close(y, x.astype(np.float64) * 0.37, dtype=dtype)
 
 
-@pytest.mark.parametrize("momentum, nesterov", [(0.0, False), (0.9, False), (0.9, True)])
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("n", [1, 17, 67])
-def test_sgd(n, momentum, nesterov, first, weight_decay, dtype, isa, threads, rng):
+def test_sgd(n, momentum, nesterov, first, weight_decay, dtype, rng):
     options = {"lr": 0.1, "momentum": momentum, "nesterov": nesterov, "first": first, "weight_decay": weight_decay}
-    w, velocity, grad = rng.standard_normal((3, n)).astype(dtype)
-    wide = [x.astype(np.float64) for x in (w, velocity, grad)]
-    cpu.sgd(w, velocity if momentum else None, grad, **options)
+    arrays = rng.standard_normal((3, n)).astype(dtype)
+    wide = [x.astype(np.float64) for x in arrays]
     reference.sgd(wide[0], wide[1] if momentum else None, wide[2], **options)
-    for got, want in zip((w, velocity, grad), wide, strict=True):
-        assert_close(got, want, dtype=dtype)
+    for isa, threads in WAYS:
+        with using(isa, threads):
+            w, velocity, grad = arrays.copy()
+            cpu.sgd(w, velocity if momentum else None, grad, **options)
+            for got, want in zip((w, velocity, grad), wide, strict=True):
+                assert_close(got, want, dtype=dtype, name=f"{isa}, {threads} threads")
 
 
 @pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize("step", [1, 2, 1000])
 @pytest.mark.parametrize("n", [1, 17, 67])
-def test_adam(n, step, decoupled, dtype, isa, threads, rng):
-    w, m, grad = rng.standard_normal((3, n)).astype(dtype)
-    v = np.abs(rng.standard_normal(n)).astype(dtype)
-    wide = [x.astype(np.float64) for x in (w, m, v, grad)]
+def test_adam(n, step, decoupled, dtype, rng):
+    arrays = rng.standard_normal((4, n)).astype(dtype)
+    arrays[2] = np.abs(arrays[2])
+    wide = [x.astype(np.float64) for x in arrays]
     options = _ONE | {"decoupled": decoupled, "step": step}
-    cpu.adam(w, m, v, grad, **options)
     reference.adam(*wide, **options)
-    for got, want in zip((w, m, v, grad), wide, strict=True):
-        assert_close(got, want, dtype=dtype)
+    for isa, threads in WAYS:
+        with using(isa, threads):
+            found = arrays.copy()
+            cpu.adam(*found, **options)
+            for got, want in zip(found, wide, strict=True):
+                assert_close(got, want, dtype=dtype, name=f"{isa}, {threads} threads")
 
 
-@pytest.mark.parametrize("shape, strides", [((67,), "all"), ((5, 17), "all"), ((4, 9), "second")])
+@pytest.mark.parametrize(("shape", "strides"), [((67,), "all"), ((5, 17), "all"), ((4, 9), "second")])
 def test_updates_in_place_of_an_array_in_any_order(shape, strides, dtype, rng):
     base = rng.standard_normal((*shape[:-1], 2 * shape[-1])).astype(dtype)
     w = base[..., ::2] if strides == "second" else np.asfortranarray(base[..., : shape[-1]])

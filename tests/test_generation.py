@@ -14,10 +14,18 @@ def counts(**options):
     return np.bincount([sample(LOGITS, rng, **options) for _ in range(20_000)], minlength=4) / 20_000
 
 
-@pytest.mark.parametrize(("options", "want"), [
-    ({}, [0.1, 0.4, 0.2, 0.3]), ({"temperature": 0.5}, np.square([0.1, 0.4, 0.2, 0.3]) / 0.3), ({"temperature": 0}, [0, 1, 0, 0]),
-    ({"top_k": 2}, [0, 4 / 7, 0, 3 / 7]), ({"top_k": 1}, [0, 1, 0, 0]), ({"top_k": 99}, [0.1, 0.4, 0.2, 0.3]),
-    ({"temperature": 1e-9}, [0, 1, 0, 0])])
+@pytest.mark.parametrize(
+    ("options", "want"),
+    [
+        ({}, [0.1, 0.4, 0.2, 0.3]),
+        ({"temperature": 0.5}, np.square([0.1, 0.4, 0.2, 0.3]) / 0.3),
+        ({"temperature": 0}, [0, 1, 0, 0]),
+        ({"top_k": 2}, [0, 4 / 7, 0, 3 / 7]),
+        ({"top_k": 1}, [0, 1, 0, 0]),
+        ({"top_k": 99}, [0.1, 0.4, 0.2, 0.3]),
+        ({"temperature": 1e-9}, [0, 1, 0, 0]),
+    ],
+)
 def test_sample_follows_the_distribution(options, want):
     assert np.abs(counts(**options) - want).max() < 0.015
 
@@ -59,10 +67,17 @@ def test_generation_comes_as_it_is_made(model):
     assert list(generate(model, "ab", length=0)) == []
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"temperature": -1}, "temperature: expected"), ({"temperature": float("nan")}, "temperature: expected"),
-    ({"temperature": float("inf")}, "temperature: expected"), ({"top_k": 0}, "top_k: expected at least 1"),
-    ({"length": -1}, "length: expected at least 0"), ({"prompt": "abx"}, "prompt: the model's vocabulary has no 'x'")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -1}, "temperature: expected"),
+        ({"temperature": float("nan")}, "temperature: expected"),
+        ({"temperature": float("inf")}, "temperature: expected"),
+        ({"top_k": 0}, "top_k: expected at least 1"),
+        ({"length": -1}, "length: expected at least 0"),
+        ({"prompt": "abx"}, "prompt: the model's vocabulary has no 'x'"),
+    ],
+)
 def test_generation_refuses_before_it_begins(model, options, message):
     with pytest.raises(ValueError, match=message):
         generate(model, **options)

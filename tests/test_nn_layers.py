@@ -64,12 +64,22 @@ def test_the_gradient_flows_back_through_the_conversion():
     assert np.allclose(x.grad, np.broadcast_to(layer.weight.data.sum(0), (4, 3)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("make", [lambda: nn.Linear(3, 2), lambda: nn.LSTM(3, 2), nn.Tanh, nn.Softmax, lambda: nn.Dropout(0.5)])
+@pytest.mark.parametrize(
+    "make", [lambda: nn.Linear(3, 2), lambda: nn.LSTM(3, 2), nn.Tanh, nn.Softmax, lambda: nn.Dropout(0.5)]
+)
 @pytest.mark.parametrize("given", [np.float16, np.longdouble, np.complex64, object])
 def test_dtypes_that_a_layer_refuses(make, given):
     for wrap in (lambda x: x, fs.Tensor):
         with pytest.raises(TypeError, match="x: expected float32, float64, integers or bools"):
             make()(wrap(np.ones((4, 1, 3)).astype(given)))
+
+
+def test_other_byte_orders_and_masks():
+    layer = nn.Linear(3, 2, rng=0)
+    x = np.arange(6.0).reshape(2, 3)
+    assert np.array_equal(layer(x.astype(">f4")), layer(x))
+    with pytest.raises(TypeError, match="x: expected a plain array, got a masked one"):
+        layer(np.ma.masked_less(x, 2))
 
 
 def test_text_is_no_input():
@@ -80,7 +90,7 @@ def test_text_is_no_input():
 class OnTheGpu:
     """What a CuPy array looks like from outside."""
 
-    __cuda_array_interface__ = {"shape": (2, 3), "typestr": "<f4", "data": (0, False), "version": 3}  # noqa: RUF012
+    __cuda_array_interface__ = {"shape": (2, 3), "typestr": "<f4", "data": (0, False), "version": 3}
 
 
 @pytest.mark.parametrize("make", [lambda: nn.Linear(3, 2), lambda: nn.LSTM(3, 2), lambda: nn.Embedding(3, 2)])
@@ -94,8 +104,17 @@ def test_linear_refuses_other_widths():
         nn.Linear(3, 2)(np.ones((4, 5), np.float32))
 
 
-@pytest.mark.parametrize("make", [lambda n: nn.Linear(n, 2), lambda n: nn.Linear(2, n), lambda n: nn.LSTM(n, 2), lambda n: nn.LSTM(2, n),
-                                  lambda n: nn.Embedding(n, 2), lambda n: nn.Embedding(2, n)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: nn.Linear(n, 2),
+        lambda n: nn.Linear(2, n),
+        lambda n: nn.LSTM(n, 2),
+        lambda n: nn.LSTM(2, n),
+        lambda n: nn.Embedding(n, 2),
+        lambda n: nn.Embedding(2, n),
+    ],
+)
 def test_sizes_are_positive_integers(make):
     with pytest.raises(ValueError, match="expected at least 1, got 0"):
         make(0)
@@ -105,7 +124,11 @@ def test_sizes_are_positive_integers(make):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.int32, "nonsense", complex])
 def test_layers_compute_in_float32_or_float64(dtype):
-    for make in (lambda: nn.Linear(3, 2, dtype=dtype), lambda: nn.LSTM(3, 2, dtype=dtype), lambda: nn.Embedding(3, 2, dtype=dtype)):
+    for make in (
+        lambda: nn.Linear(3, 2, dtype=dtype),
+        lambda: nn.LSTM(3, 2, dtype=dtype),
+        lambda: nn.Embedding(3, 2, dtype=dtype),
+    ):
         with pytest.raises(TypeError, match="dtype: expected float32 or float64"):
             make()
 
@@ -195,10 +218,16 @@ def test_dropout_refuses_what_is_no_probability(p):
         nn.Dropout(p)
 
 
-@pytest.mark.parametrize(("make", "function"), [
-    (nn.ReLU, lambda x: np.maximum(x, 0)), (nn.Tanh, np.tanh), (nn.Sigmoid, lambda x: 1 / (1 + np.exp(-x))),
-    (nn.Softmax, lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True)),
-    (nn.LogSoftmax, lambda x: x - np.log(np.exp(x).sum(-1, keepdims=True)))])
+@pytest.mark.parametrize(
+    ("make", "function"),
+    [
+        (nn.ReLU, lambda x: np.maximum(x, 0)),
+        (nn.Tanh, np.tanh),
+        (nn.Sigmoid, lambda x: 1 / (1 + np.exp(-x))),
+        (nn.Softmax, lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True)),
+        (nn.LogSoftmax, lambda x: x - np.log(np.exp(x).sum(-1, keepdims=True))),
+    ],
+)
 def test_activations(make, function):
     x = np.random.default_rng(0).standard_normal((3, 4, 5))
     layer = make()

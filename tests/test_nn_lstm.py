@@ -49,7 +49,11 @@ def test_values_and_states(data, dtype, tolerance, bias):
 def test_names_shapes_and_start():
     layer = nn.LSTM(4, 5, rng=0)
     assert {name: value.shape for name, value in layer.state_dict().items()} == {
-        "weight_ih_l0": (20, 4), "weight_hh_l0": (20, 5), "bias_ih_l0": (20,), "bias_hh_l0": (20,)}
+        "weight_ih_l0": (20, 4),
+        "weight_hh_l0": (20, 5),
+        "bias_ih_l0": (20,),
+        "bias_hh_l0": (20,),
+    }
     assert np.array_equal(layer.bias_ih_l0.data[5:10], np.ones(5))
     assert np.array_equal(layer.bias_hh_l0.data[5:10], np.zeros(5))
     others = [layer.weight_ih_l0.data, layer.weight_hh_l0.data, layer.bias_ih_l0.data[:5], layer.bias_hh_l0.data[10:]]
@@ -69,11 +73,25 @@ def test_batch_first_and_single_sequences_give_the_same(data):
         y2, (h2, c2), (hidden2, cells2) = turned(wrap(x.swapaxes(0, 1)), (wrap(h_0), wrap(c_0)), return_states=True)
         assert isinstance(y2, type(wrap(x)))
         for a, b in ((y2.swapaxes(0, 1), y), (h2, h), (c2, c), (hidden2, hidden), (cells2, cells)):
-            assert np.array_equal(a.numpy() if isinstance(a, fs.Tensor) and not a.requires_grad else getattr(a, "data", a), b)
+            assert np.array_equal(
+                a.numpy() if isinstance(a, fs.Tensor) and not a.requires_grad else getattr(a, "data", a), b
+            )
         for one in (layer, turned):
             y1, (h1, c1), (hidden1, cells1) = one(wrap(x[:, 1]), (wrap(h_0[:, 1]), wrap(c_0[:, 1])), return_states=True)
-            assert (y1.shape, h1.shape, c1.shape, hidden1.shape, cells1.shape) == ((6, 5), (1, 5), (1, 5), (1, 6, 5), (1, 6, 5))
-            for a, b in ((y1, y[:, 1]), (h1, h[:, 1]), (c1, c[:, 1]), (hidden1, hidden[:, :, 1]), (cells1, cells[:, :, 1])):
+            assert (y1.shape, h1.shape, c1.shape, hidden1.shape, cells1.shape) == (
+                (6, 5),
+                (1, 5),
+                (1, 5),
+                (1, 6, 5),
+                (1, 6, 5),
+            )
+            for a, b in (
+                (y1, y[:, 1]),
+                (h1, h[:, 1]),
+                (c1, c[:, 1]),
+                (hidden1, hidden[:, :, 1]),
+                (cells1, cells[:, :, 1]),
+            ):
                 assert np.array_equal(a.data if isinstance(a, fs.Tensor) else a, b)
 
 
@@ -93,7 +111,10 @@ def test_gradients_of_everything(data, batch_first):
 
     rng = np.random.default_rng(5)
     weights = [rng.standard_normal(s) for s in (x.shape[:2] + (5,), (1, 3, 5), (1, 3, 5))]
-    tensors = [fs.Tensor(np.array(getattr(a, "data", a) if isinstance(a, fs.Tensor) else a), requires_grad=True) for a in arrays]
+    tensors = [
+        fs.Tensor(np.array(getattr(a, "data", a) if isinstance(a, fs.Tensor) else a), requires_grad=True)
+        for a in arrays
+    ]
     outputs(*tensors).backward()
     got = [t.grad for t in tensors[:3]] + [p.grad for p in layer.parameters()]
     plain = [t.data for t in tensors]
@@ -123,8 +144,12 @@ def test_the_layer_sees_the_weights_of_the_moment(data):
     x, *_ = data
     layer = nn.LSTM(4, 5, rng=1)
     view = layer.weight_hh_l0.data[:, 2]
-    for change in (lambda: layer.weight_ih_l0.data.__imul__(1.5), lambda: view.__iadd__(0.25),
-                   lambda: layer.bias_hh_l0.data.__setitem__(3, 2.0), lambda: layer.load_state_dict(nn.LSTM(4, 5, rng=2).state_dict())):
+    for change in (
+        lambda: layer.weight_ih_l0.data.__imul__(1.5),
+        lambda: view.__iadd__(0.25),
+        lambda: layer.bias_hh_l0.data.__setitem__(3, 2.0),
+        lambda: layer.load_state_dict(nn.LSTM(4, 5, rng=2).state_dict()),
+    ):
         layer(x)
         change()
         zeros = np.zeros((3, 5))
@@ -163,10 +188,15 @@ def test_empty_time_and_batch(shape):
     assert not c.any()
 
 
-@pytest.mark.parametrize(("x", "message"), [
-    (np.zeros((10, 8, 32)), r"x: expected shape \(T, B, 4\) or \(T, 4\), got \(10, 8, 32\)"),
-    (np.zeros(4), r"x: expected shape \(T, B, 4\) or \(T, 4\), got \(4,\)"),
-    (np.zeros((2, 3, 4, 4)), r"got \(2, 3, 4, 4\)"), (np.float32(1), r"got \(\)")])
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros((10, 8, 32)), r"x: expected shape \(T, B, 4\) or \(T, 4\), got \(10, 8, 32\)"),
+        (np.zeros(4), r"x: expected shape \(T, B, 4\) or \(T, 4\), got \(4,\)"),
+        (np.zeros((2, 3, 4, 4)), r"got \(2, 3, 4, 4\)"),
+        (np.float32(1), r"got \(\)"),
+    ],
+)
 def test_inputs_of_another_shape(x, message):
     with pytest.raises(ValueError, match=message):
         nn.LSTM(4, 5)(x)
@@ -174,11 +204,16 @@ def test_inputs_of_another_shape(x, message):
         nn.LSTM(4, 5, batch_first=True)(np.zeros((3, 4, 5)))
 
 
-@pytest.mark.parametrize(("state", "error", "message"), [
-    ((np.zeros((1, 3, 4)), np.zeros((1, 3, 5))), ValueError, r"h_0: expected shape \(1, 3, 5\), got \(1, 3, 4\)"),
-    ((np.zeros((1, 3, 5)), np.zeros((3, 5))), ValueError, r"c_0: expected shape \(1, 3, 5\), got \(3, 5\)"),
-    (np.zeros((1, 3, 5)), TypeError, r"state: expected \(h_0, c_0\)"), ((np.zeros((1, 3, 5)),), TypeError, "state: expected"),
-    ((np.zeros((1, 3, 5), complex), np.zeros((1, 3, 5))), TypeError, "h_0: expected float32")])
+@pytest.mark.parametrize(
+    ("state", "error", "message"),
+    [
+        ((np.zeros((1, 3, 4)), np.zeros((1, 3, 5))), ValueError, r"h_0: expected shape \(1, 3, 5\), got \(1, 3, 4\)"),
+        ((np.zeros((1, 3, 5)), np.zeros((3, 5))), ValueError, r"c_0: expected shape \(1, 3, 5\), got \(3, 5\)"),
+        (np.zeros((1, 3, 5)), TypeError, r"state: expected \(h_0, c_0\)"),
+        ((np.zeros((1, 3, 5)),), TypeError, "state: expected"),
+        ((np.zeros((1, 3, 5), complex), np.zeros((1, 3, 5))), TypeError, "h_0: expected float32"),
+    ],
+)
 def test_states_of_another_shape(data, state, error, message):
     layer = nn.LSTM(4, 5)
     with pytest.raises(error, match=message):
@@ -273,12 +308,19 @@ def test_parity_with_pytorch(data):
     xt = torch.from_numpy(x.copy()).requires_grad_()
     ht, ct = (torch.from_numpy(a.copy()).requires_grad_() for a in (h_0, c_0))
     y_t, (h_t, c_t) = theirs(xt, (ht, ct))
-    dy, dh, dc = (np.random.default_rng(3).standard_normal(s).astype(np.float32) for s in ((6, 3, 5), (1, 3, 5), (1, 3, 5)))
+    dy, dh, dc = (
+        np.random.default_rng(3).standard_normal(s).astype(np.float32) for s in ((6, 3, 5), (1, 3, 5), (1, 3, 5))
+    )
     torch.autograd.backward([y_t, h_t, c_t], [torch.from_numpy(a) for a in (dy, dh, dc)])
     mine = [fs.Tensor(a, requires_grad=True) for a in (x, h_0, c_0)]
     y, (h, c) = layer(mine[0], (mine[1], mine[2]))
     ((y * dy).sum() + (h * dh).sum() + (c * dc).sum()).backward()
-    pairs = [(y.data, y_t), (h.data, h_t), (c.data, c_t), *((m.grad, t.grad) for m, t in zip(mine, (xt, ht, ct), strict=True))]
+    pairs = [
+        (y.data, y_t),
+        (h.data, h_t),
+        (c.data, c_t),
+        *((m.grad, t.grad) for m, t in zip(mine, (xt, ht, ct), strict=True)),
+    ]
     pairs += [(p.grad, theirs.get_parameter(name).grad) for name, p in layer.named_parameters()]
     for ours, other in pairs:
         assert np.allclose(ours, other.detach().numpy(), rtol=1e-4, atol=1e-5)

@@ -28,7 +28,12 @@ class Tied(nn.Module):
 
 def test_parameters_come_once_and_in_the_order_of_assignment():
     model = Tied()
-    assert [name for name, _ in model.named_parameters()] == ["first.weight", "first.bias", "second.bias", "more.a.weight"]
+    assert [name for name, _ in model.named_parameters()] == [
+        "first.weight",
+        "first.bias",
+        "second.bias",
+        "more.a.weight",
+    ]
     assert len({id(p) for p in model.parameters()}) == 4
     assert [name for name, _ in model.named_buffers()] == ["mean"]
     assert next(model.buffers()) is model.mean
@@ -81,14 +86,30 @@ def test_load_state_dict_converts_real_dtypes_and_unwraps_tensors():
     assert layer.bias.data.tolist() == [0.5]
 
 
-@pytest.mark.parametrize(("change", "error", "message"), [
-    (lambda s: s.pop("first.bias"), ValueError, "missing first.bias"),
-    (lambda s: s.update(extra=np.zeros(1)), ValueError, "unexpected extra"),
-    (lambda s: s.update({"second.bias": np.zeros(4)}), ValueError, r"second.bias: expected shape \(3,\), got \(4,\)"),
-    (lambda s: s.update({"second.weight": np.zeros((3, 3))}), ValueError, "one shared Parameter"),
-    (lambda s: s.update({"second.bias": np.zeros(3, complex)}), TypeError, "second.bias: expected an array of real numbers"),
-    (lambda s: s.update({"second.bias": ["a", "b", "c"]}), TypeError, "second.bias: expected an array of real numbers"),
-])
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda s: s.pop("first.bias"), ValueError, "missing first.bias"),
+        (lambda s: s.update(extra=np.zeros(1)), ValueError, "unexpected extra"),
+        (
+            lambda s: s.update({"second.bias": np.zeros(4)}),
+            ValueError,
+            r"second.bias: expected shape \(3,\), got \(4,\)",
+        ),
+        (lambda s: s.update({"second.weight": np.zeros((3, 3))}), ValueError, "one shared Parameter"),
+        (
+            lambda s: s.update({"second.bias": np.zeros(3, complex)}),
+            TypeError,
+            "second.bias: expected an array of numbers",
+        ),
+        (lambda s: s.update({"second.bias": ["a", "b", "c"]}), TypeError, "second.bias: expected an array of numbers"),
+        (
+            lambda s: s.update({"second.bias": [[1], [2, 3]]}),
+            TypeError,
+            "second.bias: expected an array of float32, got a list that is none",
+        ),
+    ],
+)
 @pytest.mark.parametrize("strict", [True, False])
 def test_load_state_dict_is_all_or_nothing(change, error, message, strict):
     model = Tied()
@@ -97,18 +118,35 @@ def test_load_state_dict_is_all_or_nothing(change, error, message, strict):
     change(state)
     if not strict and ("missing" in message or "unexpected" in message):
         report = model.load_state_dict(state, strict=False)
-        assert (report.missing_keys, report.unexpected_keys) == ((["first.bias"], []) if "missing" in message else ([], ["extra"]))
+        assert (report.missing_keys, report.unexpected_keys) == (
+            (["first.bias"], []) if "missing" in message else ([], ["extra"])
+        )
         return
     with pytest.raises(error, match=message):
         model.load_state_dict(state, strict=strict)
     assert all(np.array_equal(model.state_dict()[name], value) for name, value in before.items())
 
 
+def test_a_number_too_large_becomes_infinite_and_an_integer_buffer_takes_integers():
+    layer = nn.Linear(1, 1, bias=False)
+    layer.load_state_dict({"weight": [[1e300]]})
+    assert layer.weight.data.tolist() == [[np.inf]]
+    layer.register_buffer("count", np.zeros(1, np.int64))
+    layer.load_state_dict({"weight": [[1]], "count": np.array([7], np.int8)})
+    assert layer.count.tolist() == [7]
+    with pytest.raises(TypeError, match="count: expected an array of numbers that int64 can hold, got float64"):
+        layer.load_state_dict({"weight": [[2]], "count": [0.5]})
+    assert layer.weight.data.tolist() == [[1]]
+
+
 def test_load_state_dict_names_everything_that_is_wrong():
-    with pytest.raises(ValueError, match=r"state for Tied: missing mean, first.bias; unexpected x, y; second.bias: expected"):
-        state = Tied().state_dict()
-        del state["mean"], state["first.bias"]
-        Tied().load_state_dict({**state, "x": np.zeros(1), "y": np.zeros(1), "second.bias": np.zeros((1, 3))})
+    state = Tied().state_dict()
+    del state["mean"], state["first.bias"]
+    state |= {"x": np.zeros(1), "y": np.zeros(1), "second.bias": np.zeros((1, 3))}
+    with pytest.raises(
+        ValueError, match=r"state for Tied: missing mean, first.bias; unexpected x, y; second.bias: expected"
+    ):
+        Tied().load_state_dict(state)
 
 
 def test_load_state_dict_refuses_a_read_only_target_and_a_non_mapping():
@@ -188,8 +226,15 @@ def test_attributes_keep_their_kind():
     assert "first.bias" not in model.state_dict()
 
 
-@pytest.mark.parametrize(("name", "array", "error"), [("a.b", np.zeros(1), ValueError), ("", np.zeros(1), ValueError),
-                                                ("first", np.zeros(1), ValueError), ("new", [0.0], TypeError)])
+@pytest.mark.parametrize(
+    ("name", "array", "error"),
+    [
+        ("a.b", np.zeros(1), ValueError),
+        ("", np.zeros(1), ValueError),
+        ("first", np.zeros(1), ValueError),
+        ("new", [0.0], TypeError),
+    ],
+)
 def test_register_buffer_refuses(name, array, error):
     with pytest.raises(error):
         Tied().register_buffer(name, array)
@@ -231,8 +276,10 @@ def test_sequential_calls_in_order_and_slices():
     assert len(net) == 3
     net[1] = nn.ReLU()
     assert np.array_equal(net(x), net[2](np.maximum(net[0](x), 0)))
-    assert repr(net) == ("Sequential(\n  (0): Linear(in_features=4, out_features=8, bias=True)\n  (1): ReLU()\n"
-                         "  (2): Linear(in_features=8, out_features=2, bias=True)\n)")
+    assert repr(net) == (
+        "Sequential(\n  (0): Linear(in_features=4, out_features=8, bias=True)\n  (1): ReLU()\n"
+        "  (2): Linear(in_features=8, out_features=2, bias=True)\n)"
+    )
 
 
 def test_module_list_and_dict_register_what_they_hold():
@@ -248,7 +295,9 @@ def test_module_list_and_dict_register_what_they_hold():
     assert heads.training is True
 
 
-@pytest.mark.parametrize("make", [lambda: nn.Sequential(nn.Tanh), lambda: nn.ModuleList([3]), lambda: nn.ModuleDict({"a": None})])
+@pytest.mark.parametrize(
+    "make", [lambda: nn.Sequential(nn.Tanh), lambda: nn.ModuleList([3]), lambda: nn.ModuleDict({"a": None})]
+)
 def test_containers_refuse_what_is_no_module(make):
     with pytest.raises(TypeError, match="expected a Module"):
         make()

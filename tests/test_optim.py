@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -13,12 +14,18 @@ SHAPES = ((5, 3), (7,), (1, 1, 33), ())
 MAKERS = {
     "sgd": (lambda p: optim.SGD(p, lr=0.1), {"lr": 0.1}),
     "momentum": (lambda p: optim.SGD(p, lr=0.1, momentum=0.9), {"lr": 0.1, "momentum": 0.9}),
-    "nesterov": (lambda p: optim.SGD(p, lr=0.1, momentum=0.8, nesterov=True, weight_decay=0.05),
-                 {"lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 0.05}),
-    "adam": (lambda p: optim.Adam(p, lr=0.02, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1),
-             {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}),
-    "adamw": (lambda p: optim.AdamW(p, lr=0.02, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1),
-              {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}),
+    "nesterov": (
+        lambda p: optim.SGD(p, lr=0.1, momentum=0.8, nesterov=True, weight_decay=0.05),
+        {"lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 0.05},
+    ),
+    "adam": (
+        lambda p: optim.Adam(p, lr=0.02, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1),
+        {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1},
+    ),
+    "adamw": (
+        lambda p: optim.AdamW(p, lr=0.02, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1),
+        {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1},
+    ),
     "defaults": (optim.Adam, {}),
 }
 
@@ -59,7 +66,7 @@ def adam_written_out(w, grads, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_dec
         else:
             g = g + weight_decay * w
         m, v = betas[0] * m + (1 - betas[0]) * g, betas[1] * v + (1 - betas[1]) * g * g
-        w = w - lr * (m / (1 - betas[0]**step)) / (np.sqrt(v / (1 - betas[1]**step)) + eps)
+        w = w - lr * (m / (1 - betas[0] ** step)) / (np.sqrt(v / (1 - betas[1] ** step)) + eps)
     return w
 
 
@@ -74,7 +81,11 @@ def test_steps_written_out(name, dtype, tolerance):
     for k, (p, w) in enumerate(zip(params, start, strict=True)):
         one = [step[k].astype(np.float64) for step in grads]
         is_adam = name in ("adam", "adamw", "defaults")
-        want = adam_written_out(w, one, **options, decoupled=name == "adamw") if is_adam else sgd_written_out(w, one, **options)
+        want = (
+            adam_written_out(w, one, **options, decoupled=name == "adamw")
+            if is_adam
+            else sgd_written_out(w, one, **options)
+        )
         assert p.data is views[k]
         assert p.data.dtype == dtype
         assert np.abs(p.data - want).max() < tolerance
@@ -85,7 +96,9 @@ def test_steps_written_out(name, dtype, tolerance):
 def test_parity_with_pytorch(name):
     torch = pytest.importorskip("torch")
     make, options = MAKERS[name]
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "defaults": torch.optim.Adam}.get(name, torch.optim.SGD)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "defaults": torch.optim.Adam}.get(
+        name, torch.optim.SGD
+    )
     params, grads = parameters(np.float64), gradients(np.float64)
     others = [torch.nn.Parameter(torch.from_numpy(p.data.copy())) for p in params]
     theirs = kind(others, **options)
@@ -126,16 +139,36 @@ def test_going_on_from_a_state_gives_the_same_bits(name):
         assert np.array_equal(a.data, b.data)
 
 
+@pytest.mark.parametrize(
+    "twin", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["deepcopy", "pickle"]
+)
+def test_a_copy_of_parameters_and_optimiser_goes_on_alike(twin):
+    params, grads = parameters(np.float32), gradients(np.float32)
+    adam = optim.Adam(params, lr=0.1)
+    walk(adam, params, grads[:3])
+    params2, adam2 = twin((params, adam))
+    walk(adam, params, grads[3:])
+    walk(adam2, params2, grads[3:])
+    for a, b in zip(params, params2, strict=True):
+        assert a is not b
+        assert np.array_equal(a.data, b.data)
+
+
 def test_a_state_that_does_not_fit_changes_nothing():
     params = parameters(np.float32)
     adam = optim.Adam(params, lr=0.1)
     walk(adam, params, gradients(np.float32, 2))
     before = adam.state_dict()
     for change, error, message in (
-            (lambda s: s["param_groups"][0]["params"].pop(), ValueError, "param_groups: expected groups of"),
-            (lambda s: s["state"][1].update(exp_avg=np.zeros(8)), ValueError, r"state\[1\]: exp_avg: expected shape \(7,\), got \(8,\)"),
-            (lambda s: s["param_groups"][0].update(lr=-1.0), ValueError, "lr: expected at least 0"),
-            (lambda s: s.pop("state"), TypeError, "state: expected a mapping")):
+        (lambda s: s["param_groups"][0]["params"].pop(), ValueError, "param_groups: expected groups of"),
+        (
+            lambda s: s["state"][1].update(exp_avg=np.zeros(8)),
+            ValueError,
+            r"state\[1\]: exp_avg: expected shape \(7,\), got \(8,\)",
+        ),
+        (lambda s: s["param_groups"][0].update(lr=-1.0), ValueError, "lr: expected at least 0"),
+        (lambda s: s.pop("state"), TypeError, "state: expected a mapping"),
+    ):
         bad = copy.deepcopy(before)
         bad["param_groups"][0]["lr"] = 5.0
         change(bad)
@@ -143,7 +176,11 @@ def test_a_state_that_does_not_fit_changes_nothing():
             adam.load_state_dict(bad)
         after = adam.state_dict()
         assert after["param_groups"] == before["param_groups"]
-        assert all(np.array_equal(after["state"][k][name], value) for k, entry in before["state"].items() for name, value in entry.items())
+        assert all(
+            np.array_equal(after["state"][k][name], value)
+            for k, entry in before["state"].items()
+            for name, value in entry.items()
+        )
 
 
 def test_groups_have_their_own_options():
@@ -162,19 +199,27 @@ def test_groups_have_their_own_options():
     assert repr(sgd).count("|") == 2
 
 
-@pytest.mark.parametrize(("make", "error", "message"), [
-    (lambda p: optim.SGD([], lr=0.1), ValueError, "params: expected at least one"),
-    (lambda p: optim.SGD(p[0], lr=0.1), TypeError, "params: expected an iterable"),
-    (lambda p: optim.SGD([p[0], p[0]], lr=0.1), ValueError, r"params\[1\]: expected each Parameter once"),
-    (lambda p: optim.SGD([np.ones(2)], lr=0.1), TypeError, r"params\[0\]: expected a Parameter, got ndarray"),
-    (lambda p: optim.SGD([fs.Tensor(np.ones(2, int))], lr=0.1), TypeError, r"params\[0\]: expected float32 or float64"),
-    (lambda p: optim.SGD(p, lr=-0.1), ValueError, "lr: expected at least 0.0, got -0.1"),
-    (lambda p: optim.SGD(p, lr=math.nan), ValueError, "lr: expected"),
-    (lambda p: optim.SGD(p, lr=0.1, nesterov=True), ValueError, "nesterov: expected momentum above 0"),
-    (lambda p: optim.Adam(p, betas=(0.9, 1.0)), ValueError, "betas: expected two numbers"),
-    (lambda p: optim.Adam(p, eps=-1), ValueError, "eps: expected at least"),
-    (lambda p: optim.Adam([{"params": p, "momentum": 0.1}]), TypeError, "Adam has no option momentum"),
-    (lambda p: optim.Adam([{"lr": 0.1}]), TypeError, 'group: expected a dict with "params"')])
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda p: optim.SGD([], lr=0.1), ValueError, "params: expected at least one"),
+        (lambda p: optim.SGD(p[0], lr=0.1), TypeError, "params: expected an iterable"),
+        (lambda p: optim.SGD([p[0], p[0]], lr=0.1), ValueError, r"params\[1\]: expected each Parameter once"),
+        (lambda p: optim.SGD([np.ones(2)], lr=0.1), TypeError, r"params\[0\]: expected a Parameter, got ndarray"),
+        (
+            lambda p: optim.SGD([fs.Tensor(np.ones(2, int))], lr=0.1),
+            TypeError,
+            r"params\[0\]: expected float32 or float64",
+        ),
+        (lambda p: optim.SGD(p, lr=-0.1), ValueError, "lr: expected at least 0.0, got -0.1"),
+        (lambda p: optim.SGD(p, lr=math.nan), ValueError, "lr: expected"),
+        (lambda p: optim.SGD(p, lr=0.1, nesterov=True), ValueError, "nesterov: expected momentum above 0"),
+        (lambda p: optim.Adam(p, betas=(0.9, 1.0)), ValueError, "betas: expected two numbers"),
+        (lambda p: optim.Adam(p, eps=-1), ValueError, "eps: expected at least"),
+        (lambda p: optim.Adam([{"params": p, "momentum": 0.1}]), TypeError, "Adam has no option momentum"),
+        (lambda p: optim.Adam([{"lr": 0.1}]), TypeError, 'group: expected a dict with "params"'),
+    ],
+)
 def test_refused(make, error, message):
     with pytest.raises(error, match=message):
         make([nn.Parameter(np.ones(2)), nn.Parameter(np.ones(2))])

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from tests.cases import CASES, computed_by
-from tests.finite_differences import assert_gradient, gradient
 
 from fastseq.backends import reference
+from tests.cases import CASES, computed_by
+from tests.finite_differences import assert_gradient, gradient
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -1,5 +1,6 @@
 """Models in files: what comes back, what damage does, what a crash leaves."""
 
+import contextlib
 import json
 import os
 import struct
@@ -31,7 +32,9 @@ def path(tmp_path):
 
 
 def test_a_model_comes_back_with_its_configuration(path):
-    head = nn.Sequential(nn.Dropout(0.25), nn.Linear(4, 8, dtype=np.float64), nn.Tanh(), nn.Linear(8, 5, dtype=np.float64))
+    head = nn.Sequential(
+        nn.Dropout(0.25), nn.Linear(4, 8, dtype=np.float64), nn.Tanh(), nn.Linear(8, 5, dtype=np.float64)
+    )
     model = Net(4, names=("x", ("y", 2)), dtype=np.float64, head=head, options={"rate": 0.5, "deep": [1, None, True]})
     model.count[...] = [3, 4]
     model.save(path)
@@ -50,9 +53,19 @@ def test_a_model_comes_back_with_its_configuration(path):
     assert np.array_equal(y, want)
 
 
-@pytest.mark.parametrize("layer", [nn.Linear(3, 2, bias=False), nn.LSTM(3, 2, forget_bias=None), nn.Embedding(5, 2, padding_idx=-2),
-                                   nn.Dropout(0.5), nn.Softmax(dim=-1), nn.ModuleDict({"a": nn.ReLU()}), nn.ModuleList([nn.Linear(1, 1)]),
-                                   fs.models.LanguageModel("abc", 3, 4, dropout=0.5)])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Linear(3, 2, bias=False),
+        nn.LSTM(3, 2, forget_bias=None),
+        nn.Embedding(5, 2, padding_idx=-2),
+        nn.Dropout(0.5),
+        nn.Softmax(dim=-1),
+        nn.ModuleDict({"a": nn.ReLU()}),
+        nn.ModuleList([nn.Linear(1, 1)]),
+        fs.models.LanguageModel("abc", 3, 4, dropout=0.5),
+    ],
+)
 def test_every_layer_comes_back(path, layer):
     layer.save(path)
     twin = fs.load(path)
@@ -70,7 +83,14 @@ def test_shared_weights_are_stored_once_and_shared_again(path):
     assert twin.head.weight is twin.embedding.weight
     assert np.array_equal(twin.head.weight.data, model.embedding.weight.data)
     safetensors = pytest.importorskip("safetensors.numpy")
-    assert sorted(safetensors.load_file(path)) == ["count", "embedding.weight", "head.bias", "lstm.weight_hh_l0", "lstm.weight_ih_l0", "rate"]
+    assert sorted(safetensors.load_file(path)) == [
+        "count",
+        "embedding.weight",
+        "head.bias",
+        "lstm.weight_hh_l0",
+        "lstm.weight_ih_l0",
+        "rate",
+    ]
 
 
 def test_an_odd_layout_in_memory_is_no_matter(path):
@@ -101,15 +121,18 @@ def test_every_flipped_byte_is_noticed(path):
         damaged = bytearray(whole)
         damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)
-        try:
+        if position >= header:
+            with pytest.raises(ValueError, match=r"model\.safetensors: tensor (weight|bias) is damaged"):
+                fs.load(path)
+            continue
+        twin = None
+        with contextlib.suppress(ValueError):  # white space around the header's JSON may change without harm
             twin = fs.load(path)
-        except ValueError as error:
-            assert str(error).startswith(str(path))
-            if position >= header:
-                assert "tensor weight is damaged" in str(error) or "tensor bias is damaged" in str(error)
-        else:  # white space after the header's JSON, or another spelling of the same
-            assert position < header
-            assert all(np.array_equal(a, b) for a, b in zip(twin.state_dict().values(), layer.state_dict().values(), strict=True))
+        if twin is not None:
+            assert all(
+                np.array_equal(a, b)
+                for a, b in zip(twin.state_dict().values(), layer.state_dict().values(), strict=True)
+            )
 
 
 def rewrite(path, change):
@@ -118,28 +141,34 @@ def rewrite(path, change):
 
     whole = path.read_bytes()
     length = struct.unpack("<Q", whole[:8])[0]
-    header = json.loads(whole[8:8 + length])
+    header = json.loads(whole[8 : 8 + length])
     description = json.loads(header["__metadata__"]["fastseq"])
     change(header, description)
     text = json.dumps(description)
     header["__metadata__"].update(fastseq=text, crc32=str(zlib.crc32(text.encode())))
     encoded = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + whole[8 + length:])
+    path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + whole[8 + length :])
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda h, d: d["model"]["arguments"].update(out_features=3), r"bias: expected shape \(3,\), got \(2,\); weight: expected shape \(3, 3\), got \(2, 3\)"),
-    (lambda h, d: d["model"]["arguments"].update(bias=False), "unexpected bias"),
-    (lambda h, d: d["model"]["arguments"].update(surprise=1), "surprise"),
-    (lambda h, d: d["model"].update(module="fastseq.nn.Nothing"), "class fastseq.nn.Nothing is not defined"),
-    (lambda h, d: d["model"].update(module="os.system"), "class os.system is not defined"),
-    (lambda h, d: d.update(model={"list": [1]}), "expected a model"),
-    (lambda h, d: d.update(format=2), "expected format 1, got 2"),
-    (lambda h, d: d.update(shared={"bias": "nowhere"}), "nowhere"),
-    (lambda h, d: h.update(gain=h.pop("weight")), "tensor weight is missing"),
-    (lambda h, d: h["weight"].update(shape=[3, 2]), "tensor weight is damaged"),
-    (lambda h, d: h["weight"].update(dtype="I32"), "tensor weight is damaged"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda h, d: d["model"]["arguments"].update(out_features=3),
+            r"bias: expected shape \(3,\), got \(2,\); weight: expected shape \(3, 3\), got \(2, 3\)",
+        ),
+        (lambda h, d: d["model"]["arguments"].update(bias=False), "unexpected bias"),
+        (lambda h, d: d["model"]["arguments"].update(surprise=1), "surprise"),
+        (lambda h, d: d["model"].update(module="fastseq.nn.Nothing"), "class fastseq.nn.Nothing is not defined"),
+        (lambda h, d: d["model"].update(module="os.system"), "class os.system is not defined"),
+        (lambda h, d: d.update(model={"list": [1]}), "expected a model"),
+        (lambda h, d: d.update(format=2), "expected format 1, got 2"),
+        (lambda h, d: d.update(shared={"bias": "nowhere"}), "nowhere"),
+        (lambda h, d: h.update(gain=h.pop("weight")), "tensor weight is missing"),
+        (lambda h, d: h["weight"].update(shape=[3, 2]), "tensor weight is damaged"),
+        (lambda h, d: h["weight"].update(dtype="I32"), "tensor weight is damaged"),
+    ],
+)
 def test_a_file_that_says_something_else(path, change, message):
     nn.Linear(3, 2).save(path)
     rewrite(path, change)
@@ -149,7 +178,15 @@ def test_a_file_that_says_something_else(path, change, message):
 
 
 def test_files_that_are_no_models(path, tmp_path):
-    for content in (b"", b"hello", b"\0" * 100, b"\xff" * 100, os.urandom(1000), struct.pack("<Q", 2) + b"[]", struct.pack("<Q", 2) + b"{}"):
+    for content in (
+        b"",
+        b"hello",
+        b"\0" * 100,
+        b"\xff" * 100,
+        os.urandom(1000),
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 2) + b"{}",
+    ):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"model\.safetensors: "):
             fs.load(path)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from tests.tolerance import assert_close, assert_same_bits, bound
 
 DTYPES = (np.float32, np.float64)

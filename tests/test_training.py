@@ -31,10 +31,15 @@ def split(model):
 
 
 def options(**changes):
-    return TrainingOptions(**{"epochs": 6, "batch_size": 4, "sequence_length": 16, "evaluations": 4, "seed": 0, **changes})
+    return TrainingOptions(
+        **{"epochs": 6, "batch_size": 4, "sequence_length": 16, "evaluations": 4, "seed": 0, **changes}
+    )
 
 
-@pytest.mark.parametrize(("n", "batch", "length", "start"), [(13, 2, 3, 0), (100, 4, 8, 0), (100, 4, 8, 3), (1000, 7, 13, 5), (2, 4, 8, 0), (9, 4, 8, 0)])
+@pytest.mark.parametrize(
+    ("n", "batch", "length", "start"),
+    [(13, 2, 3, 0), (100, 4, 8, 0), (100, 4, 8, 3), (1000, 7, 13, 5), (2, 4, 8, 0), (9, 4, 8, 0)],
+)
 def test_streams_are_contiguous_and_targets_are_the_next_characters(n, batch, length, start):
     ids = np.arange(n)
     streams = TextStreams(ids, batch, length)
@@ -93,9 +98,9 @@ def test_evaluate_is_the_cross_entropy_in_bits(n):
     model.eval()
     total = 0.0
     for s in range(streams):
-        logits, _ = model(ids[s * length:(s + 1) * length, None])
+        logits, _ = model(ids[s * length : (s + 1) * length, None])
         z = logits[:, 0].astype(np.float64)
-        total += (np.log(np.exp(z).sum(1)) - z[np.arange(length), ids[s * length + 1:(s + 1) * length + 1]]).sum()
+        total += (np.log(np.exp(z).sum(1)) - z[np.arange(length), ids[s * length + 1 : (s + 1) * length + 1]]).sum()
     model.train()
     assert math.isclose(evaluate(model, ids), total / (streams * length) / math.log(2), rel_tol=1e-5)
     assert model.training
@@ -107,7 +112,9 @@ def test_training_learns_and_keeps_the_best(tmp_path):
     seen = []
     path = tmp_path / "model"
     start = evaluate(model, held_out)
-    result = Trainer(model, train, held_out, options(), path=path, on_step=lambda p: seen.append((p.steps, p.share, p.learning_rate))).run()
+    result = Trainer(
+        model, train, held_out, options(), path=path, on_step=lambda p: seen.append((p.steps, p.share, p.learning_rate))
+    ).run()
     assert result.stopped == "finished"
     assert start > 3.5
     assert result.bits_per_char < 1.0
@@ -138,7 +145,9 @@ def test_training_by_the_clock_ends_with_the_clock(monkeypatch):
     monkeypatch.setattr(training.time, "perf_counter", lambda: next(ticks) * 0.5)
     model = new_model()
     shares = []
-    result = Trainer(model, *split(model), options(seconds=10.0, epochs=1e9), on_step=lambda p: shares.append(p.share)).run()
+    result = Trainer(
+        model, *split(model), options(seconds=10.0, epochs=1e9), on_step=lambda p: shares.append(p.share)
+    ).run()
     assert (result.stopped, result.steps, result.seconds) == ("finished", 20, 10.0)
     assert np.allclose(shares, np.arange(1, 21) / 20)
 
@@ -202,17 +211,23 @@ def test_a_loss_that_is_no_number_ends_the_training_clearly(tmp_path):
         if progress.steps == 100:
             model.head.bias.data[...] = math.nan
 
-    with pytest.raises(TrainingDiverged, match=rf"the loss became nan at step 101 .*best model .* is in {path}; try a smaller learning rate"):
+    with pytest.raises(
+        TrainingDiverged,
+        match=rf"the loss became nan at step 101 .*best model .* is in {path}; try a smaller learning rate",
+    ):
         Trainer(model, *split(model), options(), path=path, on_step=on_step).run()
     assert all(np.isfinite(p.data).all() for p in model.parameters())
     assert all(np.isfinite(p.data).all() for p in fs.load(path).parameters())
     broken = new_model()
     broken.head.bias.data[...] = math.inf
-    with pytest.raises(TrainingDiverged, match="at step 1 .*no model was kept"):
+    with pytest.raises(TrainingDiverged, match=r"at step 1 .*no model was kept"):
         Trainer(broken, *split(broken), options()).run()
 
 
-@pytest.mark.parametrize("name", ["epochs", "seconds", "batch_size", "sequence_length", "learning_rate", "max_norm", "evaluations", "patience"])
+@pytest.mark.parametrize(
+    "name",
+    ["epochs", "seconds", "batch_size", "sequence_length", "learning_rate", "max_norm", "evaluations", "patience"],
+)
 def test_options_are_positive(name):
     with pytest.raises(ValueError, match=f"{name}: expected more than 0, got 0"):
         TrainingOptions(**{name: 0})
@@ -222,7 +237,7 @@ def test_options_are_positive(name):
 def test_short_texts_are_trained_on_all_the_same(n):
     model = new_model()
     ids = model.vocabulary.encode(TEXT[:n])
-    result = Trainer(model, ids[:n - n // 10], ids[n - n // 10:], TrainingOptions(epochs=3, seed=0)).run()
+    result = Trainer(model, ids[: n - n // 10], ids[n - n // 10 :], TrainingOptions(epochs=3, seed=0)).run()
     assert result.stopped == "finished"
     assert result.steps >= 1
 

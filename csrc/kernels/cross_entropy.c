@@ -4,7 +4,7 @@
  *   dlogits = (exp(logits - lse) - q) dlosses
  *
  * Forward reads a row twice (maximum, sum of exponentials) while it is in the cache; backward reads it once and writes once. Bound
- * by the polynomial of vexp. The logarithms of VL rows are taken together. The maximum is subtracted from the target's logit before
+ * by the polynomial of vexp_down. The logarithms of VL rows are taken together. The maximum is subtracted from the target's logit before
  * the logarithm is added: lse - logit alone would lose the digits of a small loss. */
 
 /* sum_v q_v (logits_v - shift) of one row */
@@ -53,10 +53,10 @@ static void cross_entropy_backward(real *dlogits, const real *lse, const real *l
         /* losses = lse - sum_v q_v logits_v */
         vreal q = vset1(elsewhere), by = vset1(lse[r]), d = vset1(dlosses[r * dlosses_step]);
         real p_target[VL];
-        vstore(p_target, vexp(vsub(vset1(logits[targets[r]]), by)));
+        vstore(p_target, vexp_down(vsub(vset1(logits[targets[r]]), by)));
         ptrdiff_t v = 0;
-        for (; v + VL <= V; v += VL) vstore(dlogits + v, vmul(vsub(vexp(vsub(vload(logits + v), by)), q), d));
-        if (v < V) vstore_n(dlogits + v, vmul(vsub(vexp(vsub(vload_n(logits + v, V - v), by)), q), d), V - v);
+        for (; v + VL <= V; v += VL) vstore(dlogits + v, vmul(vsub(vexp_down(vsub(vload(logits + v), by)), q), d));
+        if (v < V) vstore_n(dlogits + v, vmul(vsub(vexp_down(vsub(vload_n(logits + v, V - v), by)), q), d), V - v);
         dlogits[targets[r]] = (p_target[0] - at_target) * dlosses[r * dlosses_step];
     }
 }

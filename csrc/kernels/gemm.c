@@ -127,18 +127,24 @@ static void gemm_block(real *c, ptrdiff_t c_row, const real *a, ptrdiff_t a_row,
     }
 }
 
-/* a (M, K) into row groups as gemm_block walks them, each k by k. For an a whose columns are contiguous: k outside, so that a
- * whole piece of each column is read at once, however far apart the columns lie. */
+/* a (M, K) into row groups as gemm_block walks them, each k by k. Eight columns of a transposed matrix at a time: their lines fall
+ * into one set of the L1 cache when they lie a multiple of 4 KB apart, and so do those of the groups that are written. */
 static void gemm_pack_a(real *packed, const real *a, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t M, ptrdiff_t K) {
     ptrdiff_t groups = (M + gemm_rows - 1) / gemm_rows, base = M / groups, extra = M % groups;
-    for (ptrdiff_t k = 0; k < K; k++, a += a_k)
+    for (ptrdiff_t k0 = 0; k0 < K; k0 += 8) {
+        ptrdiff_t k1 = k0 + 8 < K ? k0 + 8 : K;
         for (ptrdiff_t start = 0, rows = base + (extra > 0), g = 0; g < groups; start += rows, rows = base + (++g < extra)) {
-            const real *from = a + start * a_row;
-            real *to = packed + start * K + k * rows;
-            if (a_row == 1 && rows == gemm_rows) memcpy(to, from, gemm_rows * sizeof(real));
+            const real *from = a + start * a_row + k0 * a_k;
+            real *to = packed + start * K + k0 * rows;
+            if (a_row == 1 && rows == gemm_rows)
+                for (ptrdiff_t k = k0; k < k1; k++, from += a_k, to += gemm_rows) memcpy(to, from, gemm_rows * sizeof(real));
+            else if (a_row == 1 && rows == gemm_rows - 1)
+                for (ptrdiff_t k = k0; k < k1; k++, from += a_k, to += gemm_rows - 1) memcpy(to, from, (gemm_rows - 1) * sizeof(real));
             else
-                for (ptrdiff_t r = 0; r < rows; r++) to[r] = from[r * a_row];
+                for (ptrdiff_t k = k0; k < k1; k++, from += a_k, to += rows)
+                    for (ptrdiff_t r = 0; r < rows; r++) to[r] = from[r * a_row];
         }
+    }
 }
 
 /* One panel (K rows of gemm_cols) from b (K, n), n <= gemm_cols; the columns from n on are zero. */

@@ -14,6 +14,9 @@ enum { lstm_rows = 3 };                                     /* 12 + 1 + 3 of 16:
 #else
 enum { lstm_rows = 2 };                                     /* 8 + 4 + 1, and a product before each addition */
 #endif
+/* From so many rows on, panel rows are asked for from L2 so far ahead: 5 to 15 % at H = 128 and 256 on Cascade Lake, whose own
+ * prefetcher comes late. With fewer rows the loads themselves are the bottleneck. */
+enum { lstm_fetch_rows = 3, lstm_fetch_ahead = 8 };
 enum { lstm_cols = 4 * VL };                                /* width of a panel: four gates of VL units */
 
 /* acc += a (rows x K, row r at a + r a_row) times K panel rows; block 1 is one panel further. Where `ahead` is not NULL, a
@@ -25,33 +28,42 @@ FSQ_INLINE void lstm_chain(vreal *acc, const int rows, const int blocks, const r
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) ar[r] = a + r * a_row;
     for (ptrdiff_t k = 0; k < K; k++, panel += lstm_cols) {
-        vreal w[8];
+        vreal x[8];
         if (ahead) __builtin_prefetch(ahead + k * lstm_cols, 0, 2);
+        if (rows >= lstm_fetch_rows)
+#pragma GCC unroll 4
+            for (int v = 0; v < 4; v++) __builtin_prefetch(panel + lstm_fetch_ahead * lstm_cols + v * VL, 0, 3);
 #pragma GCC unroll 8
-        for (int v = 0; v < 4 * blocks; v++) w[v] = vload(panel + (v / 4) * panel_size + (v % 4) * VL);
+        for (int r = 0; r < rows; r++) x[r] = vset1(ar[r][k]);
 #pragma GCC unroll 8
-        for (int r = 0; r < rows; r++) {
-            vreal x = vset1(ar[r][k]);
+        for (int v = 0; v < 4 * blocks; v++) {              /* one vector of weights at a time: 16 registers hold no more */
+            vreal w = vload(panel + (v / 4) * panel_size + (v % 4) * VL);
 #pragma GCC unroll 8
-            for (int v = 0; v < 4 * blocks; v++) acc[r * 4 * blocks + v] = vfma(x, w[v], acc[r * 4 * blocks + v]);
+            for (int r = 0; r < rows; r++) acc[r * 4 * blocks + v] = vfma(x[r], w, acc[r * 4 * blocks + v]);
         }
     }
 }
 
-/* The gates of one row and block: sums[4] -> c_t, h_t, and the gates if wanted. `units` of the VL lanes exist. */
-FSQ_INLINE void lstm_cell(const vreal *sums, const real *c_before, real *c, real *h, real *gates, ptrdiff_t H, ptrdiff_t units) {
+/* Partial vectors at the end of H. */
+FSQ_INLINE vreal lstm_load(const real *p, ptrdiff_t units) { return units == VL ? vload(p) : vload_n(p, units); }
+FSQ_INLINE void lstm_store(real *p, vreal a, ptrdiff_t units) {
+    if (units == VL) vstore(p, a);
+    else vstore_n(p, a, units);
+}
+
+/* The gates of one row and block, and c_t: on return sums[0] = c_t, sums[3] = o. `units` of the VL lanes exist. */
+FSQ_INLINE void lstm_gates(vreal *sums, const real *c_before, real *c, real *gates, ptrdiff_t H, ptrdiff_t units) {
     vreal i = vsigmoid(sums[0]), f = vsigmoid(sums[1]), g = vtanh(sums[2]), o = vsigmoid(sums[3]);
-    if (units == VL) {
-        vreal now = vfma(f, vload(c_before), vmul(i, g));
-        vstore(c, now);
-        vstore(h, vmul(o, vtanh(now)));
-        if (gates) { vstore(gates, i); vstore(gates + H, f); vstore(gates + 2 * H, g); vstore(gates + 3 * H, o); }
-    } else {
-        vreal now = vfma(f, vload_n(c_before, units), vmul(i, g));
-        vstore_n(c, now, units);
-        vstore_n(h, vmul(o, vtanh(now)), units);
-        if (gates) { vstore_n(gates, i, units); vstore_n(gates + H, f, units); vstore_n(gates + 2 * H, g, units); vstore_n(gates + 3 * H, o, units); }
+    vreal now = vfma(f, lstm_load(c_before, units), vmul(i, g));
+    lstm_store(c, now, units);
+    if (gates) {
+        lstm_store(gates, i, units);
+        lstm_store(gates + H, f, units);
+        lstm_store(gates + 2 * H, g, units);
+        lstm_store(gates + 3 * H, o, units);
     }
+    sums[0] = now;
+    sums[3] = o;
 }
 
 /* rows x blocks at once: the sums start from the bias (fused input product) or from the input product, then the cell. */
@@ -65,15 +77,28 @@ FSQ_INLINE void lstm_tile(const lstm_forward_step *s, ptrdiff_t row, const int r
         for (int v = 0; v < 4 * blocks; v++)
             acc[r * 4 * blocks + v] = vload(s->sums ? start + r * s->sums_row + v * VL : start + (v / 4) * panel_size + (v % 4) * VL);
     panel += lstm_cols;
-    if (!s->sums) lstm_chain(acc, rows, blocks, s->x + row * s->I, s->I, panel, panel_size, s->I, ahead);
-    lstm_chain(acc, rows, blocks, s->h_before + row * s->H, s->H, panel + s->I * lstm_cols, panel_size, s->H, ahead ? ahead + s->I * lstm_cols : NULL);
+#pragma GCC unroll 1
+    for (int part = s->sums != NULL; part < 2; part++) {    /* x, then h: one loop, so that the sums keep their registers */
+        ptrdiff_t K = part ? s->H : s->I;
+        const real *skipped = panel + (part ? s->I : 0) * lstm_cols;
+        lstm_chain(acc, rows, blocks, (part ? s->h_before : s->x) + row * K, K, skipped, panel_size, K, ahead ? ahead + (skipped - panel) : NULL);
+    }
+    /* Two passes: h = o tanh(c) waits for all of its own gates, and alone in the core's window it would wait idly. */
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
         for (int b = 0; b < blocks; b++) {
             ptrdiff_t first = unit + b * VL, at = (row + r) * s->H + first, left = s->H - first;
-            lstm_cell(acc + (r * blocks + b) * 4, s->c_before + at, s->c + at, s->h + at,
-                      s->gates ? s->gates + (row + r) * 4 * s->H + first : NULL, s->H, left < VL ? left : VL);
+            lstm_gates(acc + (r * blocks + b) * 4, s->c_before + at, s->c + at, s->gates ? s->gates + (row + r) * 4 * s->H + first : NULL,
+                       s->H, left < VL ? left : VL);
+        }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int b = 0; b < blocks; b++) {
+            ptrdiff_t first = unit + b * VL, left = s->H - first;
+            const vreal *of = acc + (r * blocks + b) * 4;
+            lstm_store(s->h + (row + r) * s->H + first, vmul(of[3], vtanh(of[0])), left < VL ? left : VL);
         }
 }
 

@@ -1,6 +1,6 @@
 /* softmax.c - y = exp(x - max) / sum over rows, and dx = y (dy - sum(y dy)).
  *
- * Three passes over a row that stays in the cache: maximum, exponentials and their sum, scaling. Bound by the polynomial of vexp.
+ * Three passes over a row that stays in the cache: maximum, exponentials and their sum, scaling. Bound by the polynomial of vexp_down.
  * A row is summed in an order that depends on its length alone: rows do not know of each other. Also the rows of cross_entropy.c. */
 
 enum { softmax_chains = 4 };                                /* partial sums: hides the latency of an addition, and keeps the error of long rows down */
@@ -37,17 +37,17 @@ FSQ_INLINE real softmax_exp_sum(real *y, const real *x, ptrdiff_t n, real shift)
     for (; i + softmax_chains * VL <= n; i += softmax_chains * VL)
 #pragma GCC unroll 4
         for (int c = 0; c < softmax_chains; c++) {
-            vreal e = vexp(vsub(vload(x + i + c * VL), by));
+            vreal e = vexp_down(vsub(vload(x + i + c * VL), by));
             if (y) vstore(y + i + c * VL, e);
             sum[c] = vadd(sum[c], e);
         }
     for (; i + VL <= n; i += VL) {
-        vreal e = vexp(vsub(vload(x + i), by));
+        vreal e = vexp_down(vsub(vload(x + i), by));
         if (y) vstore(y + i, e);
         sum[0] = vadd(sum[0], e);
     }
     if (i < n) {
-        vreal e = vexp(vsub(softmax_tail(x + i, n - i, -(real)INFINITY), by));
+        vreal e = vexp_down(vsub(softmax_tail(x + i, n - i, -(real)INFINITY), by));
         if (y) vstore_n(y + i, e, n - i);
         sum[1] = vadd(sum[1], e);
     }

@@ -47,7 +47,7 @@ static lstm_split lstm_plan(ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, 
 /* Time steps per chunk of the input product; 0 where each step does its own. */
 static ptrdiff_t lstm_input_chunk(ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, lstm_split split, int threads) {
     double bytes = 4.0 * (double)H * (double)(I + H) * sizeof(real) / (split == LSTM_UNITS ? threads : 1);
-    if (T < 4 || I == 0 || (B > 4 && bytes < lstm_l2_bytes)) return 0;
+    if (T < 4 || B == 0 || I == 0 || H == 0 || (B > 4 && bytes < lstm_l2_bytes)) return 0;
     const FSQ_FN(kernels) *k = FSQ_FN(kernels_now)();
     ptrdiff_t per_step = B * ((H + k->lanes - 1) / k->lanes) * k->lstm_cols * (ptrdiff_t)sizeof(real), chunk = lstm_chunk_bytes / per_step;
     if (chunk * B < 24) chunk = (24 + B - 1) / B;           /* enough rows to make the pass over W_ih pay */
@@ -155,7 +155,7 @@ void FSQ_FN(lstm_forward)(real *y, real *h_n, real *c_n, real *gates, real *cell
     f.h_0 = lstm_state(h_0, &scratch, B * H);
     f.c_0 = lstm_state(c_0, &scratch, B * H);
     f.sums = scratch;
-    if (T == 0) {
+    if (T == 0 || B == 0) {
         memmove(h_n, f.h_0, (size_t)(B * H) * sizeof(real));
         memmove(c_n, f.c_0, (size_t)(B * H) * sizeof(real));
         return;

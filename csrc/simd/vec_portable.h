@@ -1,11 +1,15 @@
 /* vec_portable.h - the vocabulary of vec.h in 16-byte GCC/clang vectors: SSE2 on x86-64, NEON on arm64.
  *
- * Only arm64's fused multiply-add needs an intrinsic: the compiler may not form one itself (-ffp-contract=off). */
+ * Intrinsics stand only where the compiler may not or does not find the one instruction by itself: arm64's fused multiply-add
+ * (-ffp-contract=off), square roots, x86's minimum and maximum. */
 #if defined __aarch64__
 #include <arm_neon.h>
 #define FSQ_HAS_FMA 1
 #else
 #define FSQ_HAS_FMA 0
+#if defined __x86_64__
+#include <emmintrin.h>
+#endif
 #endif
 
 #if defined FSQ_F32
@@ -63,14 +67,30 @@ FSQ_INLINE vreal vadd(vreal a, vreal b) { return a + b; }
 FSQ_INLINE vreal vsub(vreal a, vreal b) { return a - b; }
 FSQ_INLINE vreal vmul(vreal a, vreal b) { return a * b; }
 FSQ_INLINE vreal vdiv(vreal a, vreal b) { return a / b; }
-FSQ_INLINE vreal vmin(vreal a, vreal b) { return vselect(a < b, a, b); }
-FSQ_INLINE vreal vmax(vreal a, vreal b) { return vselect(a > b, a, b); }
 FSQ_INLINE vreal vneg(vreal a) { return (vreal)((vint)a ^ (vint)vset1((real)-0.0)); }
 FSQ_INLINE vreal vabs(vreal a) { return (vreal)((vint)a & ~(vint)vset1((real)-0.0)); }
+#if defined __x86_64__ && defined FSQ_F32
+FSQ_INLINE vreal vmin(vreal a, vreal b) { return (vreal)_mm_min_ps((__m128)a, (__m128)b); }
+FSQ_INLINE vreal vmax(vreal a, vreal b) { return (vreal)_mm_max_ps((__m128)a, (__m128)b); }
+FSQ_INLINE vreal vsqrt(vreal a) { return (vreal)_mm_sqrt_ps((__m128)a); }
+#elif defined __x86_64__
+FSQ_INLINE vreal vmin(vreal a, vreal b) { return (vreal)_mm_min_pd((__m128d)a, (__m128d)b); }
+FSQ_INLINE vreal vmax(vreal a, vreal b) { return (vreal)_mm_max_pd((__m128d)a, (__m128d)b); }
+FSQ_INLINE vreal vsqrt(vreal a) { return (vreal)_mm_sqrt_pd((__m128d)a); }
+#else
+FSQ_INLINE vreal vmin(vreal a, vreal b) { return vselect(a < b, a, b); }
+FSQ_INLINE vreal vmax(vreal a, vreal b) { return vselect(a > b, a, b); }
+#if defined __aarch64__ && defined FSQ_F32
+FSQ_INLINE vreal vsqrt(vreal a) { return (vreal)vsqrtq_f32((float32x4_t)a); }
+#elif defined __aarch64__
+FSQ_INLINE vreal vsqrt(vreal a) { return (vreal)vsqrtq_f64((float64x2_t)a); }
+#else
 FSQ_INLINE vreal vsqrt(vreal a) {
     for (int i = 0; i < VL; i++) a[i] = sizeof(real) == 4 ? (real)sqrtf((float)a[i]) : (real)sqrt((double)a[i]);
     return a;
 }
+#endif
+#endif
 #if defined __aarch64__ && defined FSQ_F32
 FSQ_INLINE vreal vfma(vreal a, vreal b, vreal c) { return (vreal)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
 FSQ_INLINE vreal vfnma(vreal a, vreal b, vreal c) { return (vreal)vfmsq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }

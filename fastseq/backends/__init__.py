@@ -13,6 +13,8 @@ import numpy as np
 
 from fastseq.backends import cpu
 
+_NumPy = np.ndarray
+
 
 def backend_of(*arrays: Any) -> ModuleType:
     """The backend for these arrays.
@@ -38,7 +40,7 @@ def backend_of(*arrays: Any) -> ModuleType:
     'fastseq.backends.cpu'
     """
     for array in arrays:
-        if type(array) is not np.ndarray and not isinstance(array, np.ndarray):
+        if type(array) is not _NumPy and not isinstance(array, _NumPy):
             raise TypeError(_refusal(array))
     return cpu
 

@@ -248,7 +248,7 @@ def _in_place(operation: Callable[..., None], arrays: tuple[Array | None, ...], 
     for array in arrays:
         if array is not None and not array.flags.writeable:
             raise ValueError(f"expected an array that can be changed in place, got a read-only one of shape {array.shape}")
-    dense = [None if array is None else np.require(array, requirements="CA") for array in arrays]
+    dense = [None if array is None else np.require(array, requirements=["C", "A"]) for array in arrays]
     operation(*dense, *rest)
     for array, copy in zip(arrays, dense, strict=True):
         if array is not None and copy is not array:

@@ -8,6 +8,7 @@ differentiated stands above the lines that do it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,7 @@ def _sigmoid(x: Array) -> Array:
         return 1 / (1 + np.exp(-x))
 
 
-_FUNCTIONS = {
+_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda x: x,
     "exp": np.exp,
     "log": np.log,
@@ -56,13 +57,13 @@ def bias_backward(dy: Array) -> Array:
 
 
 def pointwise_forward(x: Array, *, function: str) -> Array:
-    """f of each element; function: exp, log, tanh, sigmoid, relu."""
+    """F of each element; function: exp, log, tanh, sigmoid, relu."""
     with np.errstate(all="ignore"):  # infinities and NaN are answers here
         return np.array(_FUNCTIONS[function](x))
 
 
 def pointwise_backward(saved: Array, dy: Array, *, function: str) -> Array:
-    """dy f'(x), from `saved` = y, but for the logarithm `saved` = x."""
+    """Dy f'(x), from `saved` = y, but for the logarithm `saved` = x."""
     with np.errstate(all="ignore"):
         if function == "exp":  # y = exp(x)
             return dy * saved
@@ -91,12 +92,12 @@ def softmax_forward(x: Array) -> Array:
 
 
 def softmax_backward(y: Array, dy: Array) -> Array:
-    """dx of y = softmax(x): dy_j/dx_i = y_j (delta_ij - y_i)."""
+    """Dx of y = softmax(x): dy_j/dx_i = y_j (delta_ij - y_i)."""
     return y * (dy - (y * dy).sum(axis=-1, keepdims=True))
 
 
 def cross_entropy_forward(logits: Array, targets: Array, *, ignore_index: int, label_smoothing: float) -> tuple[Array, Array]:
-    """losses (N,) = -sum_v q_v log softmax(logits)_v, q = (1 - s) onehot(target) + s / V; and log(sum(exp(logits))) (N,)."""
+    """Losses (N,) = -sum_v q_v log softmax(logits)_v, q = (1 - s) onehot(target) + s / V; and log(sum(exp(logits))) (N,)."""
     if logits.shape[1] == 0:
         return np.zeros(len(logits), logits.dtype), np.full(len(logits), -np.inf, logits.dtype)
     largest = logits.max(axis=1)
@@ -116,7 +117,7 @@ def cross_entropy_forward(logits: Array, targets: Array, *, ignore_index: int, l
 def cross_entropy_backward(
     lse: Array, logits: Array, targets: Array, dlosses: Array, *, ignore_index: int, label_smoothing: float
 ) -> Array:
-    """dlogits = (softmax(logits) - q) dlosses; zeros for ignored rows. dlosses: (N,), or one number for every row."""
+    """Dlogits = (softmax(logits) - q) dlosses; zeros for ignored rows. dlosses: (N,), or one number for every row."""
     counts = targets != ignore_index
     dlogits = np.zeros_like(logits)
     if counts.any():
@@ -143,7 +144,7 @@ def embedding_forward(ids: Array, weight: Array) -> Array:
 
 
 def embedding_backward(dy: Array, ids: Array, num_embeddings: int, *, padding_idx: int) -> Array:
-    """dweight (V, D): the sum of dy over the places of each id; padding_idx (-1: none) gets zeros."""
+    """Dweight (V, D): the sum of dy over the places of each id; padding_idx (-1: none) gets zeros."""
     dweight = np.zeros((num_embeddings, dy.shape[-1]), dy.dtype)
     np.add.at(dweight, ids, dy)
     if padding_idx >= 0:
@@ -173,7 +174,7 @@ def _philox(key: int, counter: Array) -> Array:
 
 
 def dropout(x: Array, *, p: float, seed: int, layer: int, call: int) -> Array:
-    """x m / (1 - p): element i is kept where word i % 4 of Philox at counter (i / 4 in two words, call, layer) >= p 2^32."""
+    """X m / (1 - p): element i is kept where word i % 4 of Philox at counter (i / 4 in two words, call, layer) >= p 2^32."""
     blocks = np.arange((x.size + 3) // 4, dtype=np.uint64)
     rest = np.broadcast_to(np.array([call, layer], np.uint64), (len(blocks), 2))
     counter = np.column_stack([blocks & np.uint64(0xFFFFFFFF), blocks >> np.uint64(32), rest])
@@ -203,7 +204,7 @@ def _lstm_cell(x: Array, h: Array, c: Array, weights: Any) -> tuple[Array, ...]:
 
 
 def lstm_forward(x: Array, h_0: Array | None, c_0: Array | None, packed: Any, *, training: bool) -> tuple[Array, Array, Array, Any]:
-    """y (T, B, H) = h_1 ... h_T, the last h and c (B, H), and, in training, what `lstm_backward` needs."""
+    """Y (T, B, H) = h_1 ... h_T, the last h and c (B, H), and, in training, what `lstm_backward` needs."""
     T, B, _ = x.shape
     H = packed.w_hh.shape[1]
     h = np.zeros((B, H), x.dtype) if h_0 is None else h_0.copy()
@@ -290,7 +291,7 @@ class _LSTMStream:
         self._c[index] = 0
 
 
-def lstm_stream(packed: Any, *, batch_size: int) -> _LSTMStream:
+def lstm_stream(packed: Any, *, batch_size: int) -> Any:
     """A stream with zero state: `step`, `state`, `reset`, `load`."""
     return _LSTMStream(packed, batch_size)
 
@@ -304,7 +305,7 @@ def sum_squares(x: Array) -> float:
 
 
 def scale(x: Array, factor: float) -> None:
-    """x *= factor."""
+    """X *= factor."""
     x *= x.dtype.type(factor)
 
 

@@ -48,7 +48,7 @@ def _binary(
 
 
 def add(a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
-    """a + b.
+    """A + b.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def add(a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
 
 
 def sub(a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
-    """a - b; arguments and errors as in `add`.
+    """A - b; arguments and errors as in `add`.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def sub(a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
 
 
 def mul(a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
-    """a * b, element by element; arguments and errors as in `add`.
+    """A * b, element by element; arguments and errors as in `add`.
 
     Examples
     --------
@@ -101,7 +101,7 @@ def mul(a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
 
 
 def div(a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
-    """a / b; arguments and errors as in `add`.
+    """A / b; arguments and errors as in `add`.
 
     Examples
     --------
@@ -114,7 +114,7 @@ def div(a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
 
 
 def pow(a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
-    """a ** b; arguments and errors as in `add`. The gradient of b where a = 0 is 0 for b >= 0.
+    """A ** b; arguments and errors as in `add`. The gradient of b where a = 0 is 0 for b >= 0.
 
     Examples
     --------
@@ -156,4 +156,5 @@ def neg(a: ArrayOrTensor) -> ArrayOrTensor:
 for _name, _function in (("add", add), ("sub", sub), ("mul", mul), ("truediv", div), ("pow", pow)):
     setattr(Tensor, f"__{_name}__", _function)
     setattr(Tensor, f"__r{_name}__", lambda self, other, function=_function: function(other, self))
-Tensor.__neg__ = neg  # type: ignore[attr-defined]
+for _name in ("neg", "__neg__"):
+    setattr(Tensor, _name, neg)

@@ -42,8 +42,8 @@ def embedding(ids: ArrayOrTensor, weight: ArrayOrTensor, *, padding_idx: int | N
     found = _check.integers("ids", ids)
     ignored = -1 if padding_idx is None else _check.integer("padding_idx", padding_idx, 0, rows)
     backend = backend_of(table, found)
-    _check.ids_inside("ids", found, rows, backend, ids)
     _check.size("ids", *found.shape, width)
+    _check.ids_inside("ids", found, rows, backend, ids)
     y = backend.embedding_forward(found, table)
 
     def backward(dy: Array) -> tuple[None, Array]:

@@ -20,7 +20,7 @@ _NAMES = ("x", "w_ih", "w_hh", "b_ih", "b_hh", "h_0", "c_0")
 class LSTMCache:
     """What `lstm_forward` saves for `lstm_backward`, which never changes it. It refers to the inputs and the weights."""
 
-    __slots__ = ("backend", "saved", "sizes", "dtype", "biases")
+    __slots__ = ("backend", "biases", "dtype", "saved", "sizes")
 
     def __init__(self, backend: Any, saved: Any, sizes: tuple[int, int, int], dtype: np.dtype, biases: tuple[bool, bool]) -> None:
         self.backend = backend
@@ -170,7 +170,7 @@ def lstm_forward(
     y : ndarray (T, B, H)
     h, c : ndarray (B, H)
     cache : LSTMCache
-        For `lstm_backward`; valid as long as inputs and weights are not changed in place.
+        For `lstm_backward`; valid as long as y, the inputs and the weights are not changed in place.
 
     Raises
     ------

@@ -7,17 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from fastseq.autograd import Array, ArrayOrTensor, Tensor, is_recording, record, result
+from fastseq.autograd import Array, ArrayOrTensor, Tensor, is_recording, result
 from fastseq.backends import backend_of
 from fastseq.functional import _check
 
 _F32, _F64 = _check.FLOATS
+_MOST = _check.MOST_ELEMENTS
+_ndarray = np.ndarray
 
 
 class Packed:
     """A snapshot of a matrix (K, N), laid out for the kernels; made by `pack`, taken by `matmul` as b."""
 
-    __slots__ = ("operand", "shape", "dtype")
+    __slots__ = ("dtype", "operand", "shape")
 
     def __init__(self, operand: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:
         self.operand = operand
@@ -26,9 +28,6 @@ class Packed:
 
     def __repr__(self) -> str:
         return f"Packed(shape={self.shape}, dtype={self.dtype})"
-
-
-_OPERANDS = (np.ndarray, Packed)
 
 
 def pack(b: ArrayOrTensor) -> Packed:
@@ -82,13 +81,12 @@ def matmul(a: ArrayOrTensor, b: ArrayOrTensor | Packed) -> ArrayOrTensor:
     >>> fs.functional.matmul(np.ones((2, 3)), np.ones((3, 4))).shape
     (2, 4)
     """
-    if type(a) is np.ndarray and type(b) in _OPERANDS:  # the shortest way to the kernel: on small matrices all else costs more than the product
-        left, right, dtype = a.shape, b.shape, a.dtype
-        if len(left) == len(right) == 2 and left[1] == right[0] and dtype is b.dtype and (dtype is _F32 or dtype is _F64):
-            if type(b) is np.ndarray and left[0] * right[1] <= _check.MOST_ELEMENTS:
-                return backend_of(a, b).matmul(a, b)
-            if type(b) is Packed and left[0] * right[1] <= _check.MOST_ELEMENTS:
-                return backend_of(a).matmul(a, b.operand)
+    if type(a) is _ndarray:  # the shortest way to the kernel: on small matrices all else costs more than the product
+        left, dtype = a.shape, a.dtype
+        if (dtype is _F32 or dtype is _F64) and len(left) == 2 and (type(b) is _ndarray or type(b) is Packed):
+            right = b.shape
+            if len(right) == 2 and left[1] == right[0] and dtype is b.dtype and left[0] * right[1] <= _MOST:
+                return backend_of(a).matmul(a, b.operand if type(b) is Packed else b)
     x = _check.floats("a", a)
     if isinstance(b, Packed):
         return _matmul_packed(a, x, b)
@@ -140,7 +138,7 @@ def _matmul_packed(a: ArrayOrTensor, x: Array, b: Packed) -> ArrayOrTensor:
 
 
 def _rows(x: Array) -> Array:
-    """x (..., K) as a matrix (M, K)."""
+    """X (..., K) as a matrix (M, K)."""
     return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
@@ -152,7 +150,7 @@ def _transposed_product(backend: Any, x: Array, dy: Array, ndim: int) -> Array:
 
 
 def linear(x: ArrayOrTensor, weight: ArrayOrTensor, bias: ArrayOrTensor | None = None) -> ArrayOrTensor:
-    """y = x W^T + b over the last axis of x.
+    """Y = x W^T + b over the last axis of x.
 
     Parameters
     ----------
@@ -208,5 +206,9 @@ def _raise_linear(x: Array, weight: Array, bias: Array | None) -> None:
     raise ValueError(f"x: expected shape (..., {weight.shape[1]}), got {x.shape}")
 
 
-Tensor.__matmul__ = matmul  # type: ignore[attr-defined]
-Tensor.__rmatmul__ = lambda self, other: matmul(other, self)  # type: ignore[attr-defined]
+for _name, _method in (
+    ("matmul", matmul),
+    ("__matmul__", matmul),
+    ("__rmatmul__", lambda self, other: matmul(other, self)),
+):
+    setattr(Tensor, _name, _method)

@@ -12,7 +12,7 @@ from fastseq.functional import _check
 
 
 def reshape(x: ArrayOrTensor, *shape: int | tuple[int, ...]) -> ArrayOrTensor:
-    """x in another shape, elements in the same order; one size may be -1.
+    """X in another shape, elements in the same order; one size may be -1.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def reshape(x: ArrayOrTensor, *shape: int | tuple[int, ...]) -> ArrayOrTensor:
 
 
 def transpose(x: ArrayOrTensor, *axes: int | tuple[int, ...]) -> ArrayOrTensor:
-    """x with its axes reordered as NumPy's transpose does; reversed where no order is given.
+    """X with its axes reordered as NumPy's transpose does; reversed where no order is given.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def transpose(x: ArrayOrTensor, *axes: int | tuple[int, ...]) -> ArrayOrTensor:
 
 
 def swapaxes(x: ArrayOrTensor, axis1: int, axis2: int) -> ArrayOrTensor:
-    """x with two axes exchanged.
+    """X with two axes exchanged.
 
     Parameters
     ----------
@@ -211,7 +211,7 @@ def stack(tensors: Sequence[ArrayOrTensor], axis: int = 0) -> ArrayOrTensor:
 
 
 def where(condition: ArrayOrTensor, a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
-    """a where the condition holds, else b.
+    """A where the condition holds, else b.
 
     Parameters
     ----------
@@ -260,8 +260,12 @@ def where(condition: ArrayOrTensor, a: ArrayOrTensor, b: ArrayOrTensor) -> Array
     return result(z, (condition, a, b), backward, "where")
 
 
-for _function in (reshape, transpose, swapaxes):
-    setattr(Tensor, _function.__name__, _function)
-Tensor.T = property(transpose, doc="The Tensor with its axes reversed.")  # type: ignore[attr-defined]
-Tensor.__getitem__ = _getitem  # type: ignore[attr-defined]
-Tensor.__iter__ = _iterate  # type: ignore[attr-defined]
+for _name, _method in (
+    ("reshape", reshape),
+    ("transpose", transpose),
+    ("swapaxes", swapaxes),
+    ("T", property(transpose, doc="The Tensor with its axes reversed.")),
+    ("__getitem__", _getitem),
+    ("__iter__", _iterate),
+):
+    setattr(Tensor, _name, _method)

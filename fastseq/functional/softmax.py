@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def softmax(x: ArrayOrTensor, axis: int = -1) -> ArrayOrTensor:
 
 
 def log_softmax(x: ArrayOrTensor, axis: int = -1) -> ArrayOrTensor:
-    """x - log(sum(exp(x))) along an axis. For a loss, `cross_entropy` does it and the choice of the target in one pass.
+    """X - log(sum(exp(x))) along an axis. For a loss, `cross_entropy` does it and the choice of the target in one pass.
 
     Parameters
     ----------
@@ -87,7 +88,7 @@ def log_softmax(x: ArrayOrTensor, axis: int = -1) -> ArrayOrTensor:
     return result(y_last.swapaxes(axis, -1), (x,), backward, "log_softmax")
 
 
-def _log_sum_exp(backend: object, x: Array) -> Array:
+def _log_sum_exp(backend: Any, x: Array) -> Array:
     """log(sum(exp(x))) over the last axis, (..., 1): what the fused loss keeps, whatever the target."""
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     if rows.size == 0:
@@ -97,5 +98,5 @@ def _log_sum_exp(backend: object, x: Array) -> Array:
     return lse.reshape(*x.shape[:-1], 1)
 
 
-Tensor.softmax = softmax  # type: ignore[attr-defined]
-Tensor.log_softmax = log_softmax  # type: ignore[attr-defined]
+for _function in (softmax, log_softmax):
+    setattr(Tensor, _function.__name__, _function)

@@ -39,8 +39,15 @@ class LanguageModel(Module):
     (5, 1, 4)
     """
 
-    def __init__(self, vocabulary: Vocabulary | str, embedding_size: int = 64, hidden_size: int = 256, *, dropout: float = 0.0,
-                 rng: Any = None) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary | str,
+        embedding_size: int = 64,
+        hidden_size: int = 256,
+        *,
+        dropout: float = 0.0,
+        rng: Any = None,
+    ) -> None:
         self.vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(vocabulary)
         rng = generator(rng)
         self.dropout = float(dropout)
@@ -71,8 +78,13 @@ class LanguageModel(Module):
         return LanguageModelStream(self)
 
     def configuration(self) -> dict[str, Any]:
-        return {"vocabulary": self.vocabulary.characters, "embedding_size": self.embedding.embedding_dim,
-                "hidden_size": self.lstm.hidden_size, "dropout": self.dropout}
+        """The arguments of the class, the vocabulary as a string of its characters."""
+        return {
+            "vocabulary": self.vocabulary.characters,
+            "embedding_size": self.embedding.embedding_dim,
+            "hidden_size": self.lstm.hidden_size,
+            "dropout": self.dropout,
+        }
 
 
 class LanguageModelStream:
@@ -95,7 +107,7 @@ class LanguageModelStream:
         """Read one character's id; returns the scores (V,) of the next. IndexError for an id that the model lacks."""
         if not 0 <= token < len(self._table):
             raise IndexError(f"token: expected an id below {len(self._table)}, got {token}")
-        return self._head(self._lstm.step(self._table[token:token + 1]))[0]
+        return self._head(self._lstm.step(self._table[token : token + 1]))[0]
 
     def reset(self) -> None:
         """Forget everything read so far."""

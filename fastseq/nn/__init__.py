@@ -8,5 +8,19 @@ from fastseq.nn.linear import Linear
 from fastseq.nn.module import Module, Parameter
 from fastseq.nn.recurrent import LSTM
 
-__all__ = ["LSTM", "Dropout", "Embedding", "Linear", "LogSoftmax", "Module", "ModuleDict", "ModuleList", "Parameter", "ReLU", "Sequential",
-           "Sigmoid", "Softmax", "Tanh"]
+__all__ = [
+    "LSTM",
+    "Dropout",
+    "Embedding",
+    "Linear",
+    "LogSoftmax",
+    "Module",
+    "ModuleDict",
+    "ModuleList",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+]

@@ -48,8 +48,10 @@ def real_input(x: Any, dtype: np.dtype, name: str) -> Any:
     data = x.data if isinstance(x, Tensor) else _array(x, name)
     if data.dtype == dtype:
         return x if isinstance(x, Tensor) else data
-    if data.dtype.kind not in "iub" and data.dtype not in _FLOATS:
-        raise TypeError(f"{name}: expected float32, float64, integers or bools (this layer computes in {dtype}), got {data.dtype}")
+    if data.dtype.kind not in "iub" and data.dtype.newbyteorder("=") not in _FLOATS:
+        raise TypeError(
+            f"{name}: expected float32, float64, integers or bools (this layer computes in {dtype}), got {data.dtype}"
+        )
     converted = data.astype(dtype)
     if not isinstance(x, Tensor):
         return converted
@@ -79,7 +81,11 @@ def id_input(ids: Any, name: str) -> Any:
 
 
 def _array(x: Any, name: str) -> np.ndarray:
-    """An array-like as an array; arrays of other devices are refused by name."""
+    """An array-like as an array; what would lose a mask or is on another device is refused."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected a plain array, got a masked one; fill it first")
     if not isinstance(x, np.ndarray) and hasattr(x, "__cuda_array_interface__"):
-        raise TypeError(f'{name}: expected an array in this computer\'s memory, got a GPU array; move the layer with .to("cuda")')
+        raise TypeError(
+            f'{name}: expected an array in this computer\'s memory, got a GPU array; move the layer with .to("cuda")'
+        )
     return np.asarray(x)

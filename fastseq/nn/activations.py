@@ -20,6 +20,7 @@ class ReLU(Module):
     """
 
     def forward(self, x: Any) -> Any:
+        """The larger of x and 0; x of any shape."""
         return functional.relu(any_real_input(x, "x"))
 
 
@@ -34,6 +35,7 @@ class Tanh(Module):
     """
 
     def forward(self, x: Any) -> Any:
+        """The hyperbolic tangent; x of any shape."""
         return functional.tanh(any_real_input(x, "x"))
 
 
@@ -48,6 +50,7 @@ class Sigmoid(Module):
     """
 
     def forward(self, x: Any) -> Any:
+        """The logistic function; x of any shape."""
         return functional.sigmoid(any_real_input(x, "x"))
 
 
@@ -60,6 +63,7 @@ class _OverLastAxis(Module):
         self.dim = -1
 
     def extra_repr(self) -> str:
+        """The axis."""
         return "dim=-1"
 
 
@@ -79,6 +83,7 @@ class Softmax(_OverLastAxis):
     """
 
     def forward(self, x: Any) -> Any:
+        """Shares of 1 along the last axis; x of any shape."""
         return functional.softmax(any_real_input(x, "x"))
 
 
@@ -98,4 +103,5 @@ class LogSoftmax(_OverLastAxis):
     """
 
     def forward(self, x: Any) -> Any:
+        """Logarithms of shares of 1 along the last axis; x of any shape."""
         return functional.log_softmax(any_real_input(x, "x"))

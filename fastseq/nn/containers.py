@@ -37,6 +37,7 @@ class ModuleList(Module):
         self._items = [_checked(module, f"modules[{i}]") for i, module in enumerate(modules)]
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
+        """The modules held, then those that are attributes."""
         yield from ((str(i), module) for i, module in enumerate(self._items))
         yield from super().named_children()
 
@@ -58,16 +59,22 @@ class ModuleList(Module):
         return iter(self._items)
 
     def __getitem__(self, index: int | slice) -> Any:
-        return type(self).from_configuration({"modules": self._items[index]}) if isinstance(index, slice) else self._items[index]
+        return (
+            type(self).from_configuration({"modules": self._items[index]})
+            if isinstance(index, slice)
+            else self._items[index]
+        )
 
     def __setitem__(self, index: int, module: Module) -> None:
         self._items[index] = _checked(module, f"modules[{index}]")
 
     def configuration(self) -> dict[str, Any]:
+        """The modules held now."""
         return {"modules": list(self._items)}
 
     @classmethod
     def from_configuration(cls, configuration: dict[str, Any]) -> Module:
+        """A new container of the same modules."""
         return cls(configuration["modules"])
 
 
@@ -92,12 +99,14 @@ class Sequential(ModuleList):
         super().__init__(modules)
 
     def forward(self, x: Any) -> Any:
+        """The result of all modules in turn, the first called with x."""
         for module in self._items:
             x = module(x)
         return x
 
     @classmethod
     def from_configuration(cls, configuration: dict[str, Any]) -> Module:
+        """A new container of the same modules."""
         return cls(*configuration["modules"])
 
 
@@ -122,6 +131,7 @@ class ModuleDict(Module):
             self[name] = module
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
+        """The modules held, then those that are attributes."""
         yield from self._items.items()
         yield from super().named_children()
 
@@ -158,8 +168,10 @@ class ModuleDict(Module):
         return self._items.items()
 
     def configuration(self) -> dict[str, Any]:
+        """The modules held now."""
         return {"modules": dict(self._items)}
 
     @classmethod
     def from_configuration(cls, configuration: dict[str, Any]) -> Module:
+        """A new container of the same modules."""
         return cls(configuration["modules"])

@@ -40,7 +40,7 @@ class Dropout(Module):
         self._calls = 0
 
     def forward(self, x: Any) -> Any:
-        """x of any shape -> the same shape."""
+        """Zero some elements of x, of any shape, if training."""
         x = any_real_input(x, "x")
         if not self.training or self.p == 0:
             return x
@@ -48,4 +48,5 @@ class Dropout(Module):
         return functional.dropout(x, self.p, seed=self._seed, call=self._calls % 2**32)
 
     def extra_repr(self) -> str:
+        """The probability."""
         return f"p={self.p}"

@@ -44,8 +44,16 @@ class Embedding(Module):
     (1, 3, 4)
     """
 
-    def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, sparse: bool = False, *,
-                 dtype: Any = np.float32, rng: Any = None) -> None:
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        sparse: bool = False,
+        *,
+        dtype: Any = np.float32,
+        rng: Any = None,
+    ) -> None:
         self.num_embeddings = checked_size("num_embeddings", num_embeddings)
         self.embedding_dim = checked_size("embedding_dim", embedding_dim)
         if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
@@ -66,5 +74,6 @@ class Embedding(Module):
         return functional.embedding(ids, weight, padding_idx=self.padding_idx)
 
     def extra_repr(self) -> str:
+        """Sizes and padding."""
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
         return f"{self.num_embeddings}, {self.embedding_dim}{padding}"

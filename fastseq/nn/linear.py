@@ -41,7 +41,9 @@ class Linear(Module):
     (4, 5, 2)
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = np.float32, rng: Any = None) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = np.float32, rng: Any = None
+    ) -> None:
         self.in_features = checked_size("in_features", in_features)
         self.out_features = checked_size("out_features", out_features)
         self.dtype = checked_dtype(dtype)
@@ -51,7 +53,7 @@ class Linear(Module):
         self.bias = Parameter(init.uniform(drawn, (self.out_features,), bound, self.dtype)) if bias else None
 
     def forward(self, x: Any) -> Any:
-        """x (..., in_features) -> (..., out_features); an array for an array, a Tensor for a Tensor."""
+        """Take x (..., in_features) to (..., out_features): an array to an array, a Tensor to a Tensor."""
         x = real_input(x, self.dtype, "x")
         bias = self.bias
         if isinstance(x, Tensor):
@@ -59,4 +61,5 @@ class Linear(Module):
         return functional.linear(x, self.weight.data, None if bias is None else bias.data)
 
     def extra_repr(self) -> str:
+        """Sizes and bias."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

@@ -92,13 +92,14 @@ class Module:
     _arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Module:
-        # Kept for `configuration`: a saved file holds the arguments that the model was made with.
+        """Keep the arguments, from which `configuration` says how to make the module again."""
         self = super().__new__(cls)
         if (args or kwargs) and cls.configuration is Module.configuration:
             self.__dict__["_arguments"] = (args, kwargs)
         return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """`forward` on the same arguments."""
         return self.forward(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -145,11 +146,11 @@ class Module:
         return (child for _, child in self.named_children())
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """This module and all below it, each once, with dotted names; its own name is ''."""
+        """The module itself, under the name '', and all below it with dotted names, each once."""
         yield from _walk(self, prefix, set())
 
     def modules(self) -> Iterator[Module]:
-        """This module and all below it, each once."""
+        """The module itself and all below it, each once."""
         return (module for _, module in self.named_modules())
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
@@ -235,8 +236,10 @@ class Module:
             raise TypeError(f"state: expected a mapping of names to arrays, got {type(state).__name__}")
         targets = dict(self._state_arrays())
         given = {id(targets[name]) for name in state if name in targets}
-        report = LoadReport([name for name in targets if name not in state and id(targets[name]) not in given],
-                            [name for name in state if name not in targets])
+        report = LoadReport(
+            [name for name in targets if name not in state and id(targets[name]) not in given],
+            [name for name in state if name not in targets],
+        )
         problems = []
         if strict:
             problems += [f"missing {', '.join(report.missing_keys)}"] if report.missing_keys else []
@@ -281,8 +284,10 @@ class Module:
             if kind is inspect.Parameter.VAR_KEYWORD:
                 result.update(bound.arguments[name])
             elif kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY):
-                raise TypeError(f"{type(self).__name__}: the positional argument {name} of its __init__ cannot be saved by name; "
-                                "define configuration() and from_configuration()")
+                raise TypeError(
+                    f"{type(self).__name__}: the positional argument {name} of its __init__ cannot be saved by name; "
+                    "define configuration() and from_configuration()"
+                )
             else:
                 result[name] = bound.arguments[name]
         result.pop("rng", None)
@@ -349,9 +354,12 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _walk(module: Module, path: str, seen: set[int] | None, above: tuple[int, ...] = ()) -> Iterator[tuple[str, Module]]:
+def _walk(
+    module: Module, path: str, seen: set[int] | None, above: tuple[int, ...] = ()
+) -> Iterator[tuple[str, Module]]:
     """The tree, parents first. With `seen` each module comes once; without, under each of its names. A child that
-    holds one of the modules above it does not lead back up."""
+    holds one of the modules above it does not lead back up.
+    """
     if id(module) in (above if seen is None else seen):
         return
     if seen is not None:
@@ -362,11 +370,17 @@ def _walk(module: Module, path: str, seen: set[int] | None, above: tuple[int, ..
 
 
 def _state_value(name: str, value: Any, target: np.ndarray) -> np.ndarray:
-    """The array in `value`, checked to hold real numbers."""
-    array = value.data if isinstance(value, Tensor) else np.asarray(value)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name}: expected an array of real numbers ({target.dtype}), got {array.dtype}")
-    return array
+    """The numbers in `value` as an array of the target's dtype."""
+    try:
+        array = value.data if isinstance(value, Tensor) else np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # lists of unequal lengths, PyTorch's bfloat16
+        raise TypeError(
+            f"{name}: expected an array of {target.dtype}, got a {type(value).__name__} that is none ({error})"
+        ) from None
+    if array.dtype.kind not in ("fiub" if target.dtype.kind == "f" else "iub"):
+        raise TypeError(f"{name}: expected an array of numbers that {target.dtype} can hold, got {array.dtype}")
+    with np.errstate(all="ignore"):
+        return array.astype(target.dtype, copy=False)
 
 
 def _disagreements(values: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> list[str]:
@@ -381,5 +395,7 @@ def _disagreements(values: dict[str, np.ndarray], targets: dict[str, np.ndarray]
         elif not target.flags.writeable:
             problems.append(f"{name}: the module's own array is read-only")
         elif other != name and not np.array_equal(values[other], value, equal_nan=True):
-            problems.append(f"{other} and {name} are one shared Parameter, but the state holds different values for them")
+            problems.append(
+                f"{other} and {name} are one shared Parameter, but the state holds different values for them"
+            )
     return problems

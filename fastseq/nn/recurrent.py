@@ -56,20 +56,40 @@ class LSTM(Module):
     _transient = ("_packed",)
     _packed: Any = None
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, *, bias: bool = True, batch_first: bool = False,
-                 bidirectional: bool = False, forget_bias: float | None = 1.0, dtype: Any = np.float32, rng: Any = None) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        bidirectional: bool = False,
+        forget_bias: float | None = 1.0,
+        dtype: Any = np.float32,
+        rng: Any = None,
+    ) -> None:
         if num_layers != 1:
             raise ValueError(f"num_layers: expected 1, the only depth that this version has, got {num_layers}")
         if bidirectional:
             raise ValueError("bidirectional: expected False, for this version has one direction, got True")
-        self.input_size, self.hidden_size = checked_size("input_size", input_size), checked_size("hidden_size", hidden_size)
+        self.input_size, self.hidden_size = (
+            checked_size("input_size", input_size),
+            checked_size("hidden_size", hidden_size),
+        )
         self.num_layers, self.bidirectional = 1, False
         self.bias, self.batch_first, self.dtype = bool(bias), bool(batch_first), checked_dtype(dtype)
-        self._shapes = ((4 * self.hidden_size, self.input_size), (4 * self.hidden_size, self.hidden_size), (4 * self.hidden_size,))
-        arrays = init.lstm(generator(rng), self.input_size, self.hidden_size, self.bias, forget_bias, self.dtype)
-        self.weight_ih_l0, self.weight_hh_l0 = Parameter(arrays[0]), Parameter(arrays[1])
-        self.bias_ih_l0 = Parameter(arrays[2]) if bias else None
-        self.bias_hh_l0 = Parameter(arrays[3]) if bias else None
+        self._shapes = (
+            (4 * self.hidden_size, self.input_size),
+            (4 * self.hidden_size, self.hidden_size),
+            (4 * self.hidden_size,),
+        )
+        w_ih, w_hh, biases = init.lstm(
+            generator(rng), self.input_size, self.hidden_size, self.bias, forget_bias, self.dtype
+        )
+        self.weight_ih_l0, self.weight_hh_l0 = Parameter(w_ih), Parameter(w_hh)
+        self.bias_ih_l0 = Parameter(biases[0]) if biases else None
+        self.bias_hh_l0 = Parameter(biases[1]) if biases else None
 
     def forward(self, x: Any, state: Any = None, *, return_states: bool = False) -> Any:
         """Run over a sequence.
@@ -87,7 +107,7 @@ class LSTM(Module):
         y : x's shape with H in place of I
         state : (h_n, c_n), shaped like (h_0, c_0)
         states : (h, c), each (1, T, B, H), or (1, T, H) for a single sequence; with `return_states` only
-            Plain arrays, outside the tape.
+            Plain arrays, outside the tape; for a Tensor they cost the forward pass once more.
 
         Raises
         ------
@@ -115,8 +135,9 @@ class LSTM(Module):
         """`_run` with a Tensor among the inputs."""
         backend = backend_of(*(a.data if isinstance(a, Tensor) else a for a in (x, h_0, c_0) if a is not None))
         packed = self._weights(backend)
-        y, h_n, c_n = functional.lstm(x, self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0,
-                                      h_0=h_0, c_0=c_0, packed=packed)
+        y, h_n, c_n = functional.lstm(
+            x, self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0, h_0=h_0, c_0=c_0, packed=packed
+        )
         state = (h_n.reshape(1, *h_n.shape), c_n.reshape(1, *c_n.shape))
         if not return_states:
             return y, state
@@ -181,24 +202,34 @@ class LSTM(Module):
         w_ih, w_hh, b_ih, b_hh = self.weight_ih_l0.data, self.weight_hh_l0.data, None, None
         of_input, of_state, of_bias = self._shapes
         dtype = self.dtype
-        same = w_ih.shape == of_input and w_hh.shape == of_state and w_ih.dtype == dtype and w_hh.dtype == dtype
-        if self.bias_ih_l0 is not None:
+        same = w_ih.shape == of_input and w_hh.shape == of_state and w_ih.dtype is dtype and w_hh.dtype is dtype
+        if self.bias_ih_l0 is not None and self.bias_hh_l0 is not None:
             b_ih, b_hh = self.bias_ih_l0.data, self.bias_hh_l0.data
-            same = same and b_ih.shape == of_bias and b_hh.shape == of_bias and b_ih.dtype == dtype and b_hh.dtype == dtype
-        if not same:
-            self._refuse_weights()
+            same = (
+                same and b_ih.shape == of_bias and b_hh.shape == of_bias and b_ih.dtype is dtype and b_hh.dtype is dtype
+            )
+        if not same:  # or perhaps the same under another dtype object
+            self._check_weights()
         packed = (backend or backend_of(w_ih)).lstm_pack(w_ih, w_hh, b_ih, b_hh, packed=self._packed)
         self.__dict__["_packed"] = packed  # past __setattr__, whose checks it does not need
         return packed
 
-    def _refuse_weights(self) -> None:
+    def _check_weights(self) -> None:
         """Raise for the first parameter that no longer has the shape and dtype of this layer."""
         of_input, of_state, of_bias = self._shapes
-        for name, shape in (("weight_ih_l0", of_input), ("weight_hh_l0", of_state), ("bias_ih_l0", of_bias), ("bias_hh_l0", of_bias)):
+        for name, shape in (
+            ("weight_ih_l0", of_input),
+            ("weight_hh_l0", of_state),
+            ("bias_ih_l0", of_bias),
+            ("bias_hh_l0", of_bias),
+        ):
             data = getattr(self, name).data
             if data.shape != shape or data.dtype != self.dtype:
-                raise ValueError(f"{name}: expected {self.dtype} of shape {shape}, got {data.dtype} of shape {data.shape}")
+                raise ValueError(
+                    f"{name}: expected {self.dtype} of shape {shape}, got {data.dtype} of shape {data.shape}"
+                )
 
     def extra_repr(self) -> str:
+        """Sizes, and the options that are not the default."""
         options = "".join([", bias=False"] * (not self.bias) + [", batch_first=True"] * self.batch_first)
         return f"{self.input_size}, {self.hidden_size}{options}"

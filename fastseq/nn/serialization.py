@@ -47,10 +47,16 @@ def save(module: Module, path: str | os.PathLike[str]) -> None:
     from safetensors.numpy import save as to_bytes
 
     arrays, shared = _distinct(module)
-    description = {"format": _FORMAT, "model": _encode(module, type(module).__name__), "shared": shared,
-                   "checksums": {name: _checksum(name, array) for name, array in arrays.items()}}
+    description = {
+        "format": _FORMAT,
+        "model": _encode(module, type(module).__name__),
+        "shared": shared,
+        "checksums": {name: _checksum(name, array) for name, array in arrays.items()},
+    }
     text = json.dumps(description)
-    _write_atomically(os.fspath(path), to_bytes(arrays, metadata={"fastseq": text, "crc32": str(zlib.crc32(text.encode()))}))
+    _write_atomically(
+        os.fspath(path), to_bytes(arrays, metadata={"fastseq": text, "crc32": str(zlib.crc32(text.encode()))})
+    )
 
 
 def load(path: str | os.PathLike[str]) -> Module:
@@ -96,6 +102,7 @@ def load(path: str | os.PathLike[str]) -> Module:
 
 # ---------------------------------------------------------------------- arrays
 
+
 def _distinct(module: Module) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Each array once under its first name, and {other name: first name} for the rest."""
     first: dict[int, str] = {}
@@ -133,6 +140,7 @@ def _assign(module: Module, name: str, value: Any) -> None:
 
 # ---------------------------------------------------------------------- configuration
 
+
 def _encode(value: Any, where: str) -> Any:
     """`value` as JSON; what JSON lacks becomes a dict with one key that says what it is."""
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -150,8 +158,10 @@ def _encode(value: Any, where: str) -> Any:
     if isinstance(value, (np.dtype, type)):
         with contextlib.suppress(TypeError):
             return {"dtype": np.dtype(value).name}
-    raise TypeError(f"{where}: expected numbers, strings, lists, dicts, dtypes or modules, which a file can hold, got {type(value).__name__}; "
-                    "define configuration() in the model's class")
+    raise TypeError(
+        f"{where}: expected numbers, strings, lists, dicts, dtypes or modules, which a file can hold, got {type(value).__name__}; "
+        "define configuration() in the model's class"
+    )
 
 
 def _decode(value: Any) -> Any:
@@ -160,7 +170,7 @@ def _decode(value: Any) -> Any:
     if "module" in value:
         arguments = {name: _decode(v) for name, v in value["arguments"].items()}
         return _class_named(value["module"]).from_configuration(arguments)
-    (kind, content), = value.items()
+    ((kind, content),) = value.items()
     if kind == "dtype":
         return np.dtype(content)
     if kind == "dict":
@@ -182,10 +192,13 @@ def _class_named(name: str) -> type[Module]:
         if _full_name(kind) == name:
             return kind
         pending.extend(kind.__subclasses__())
-    raise ValueError(f"the model's class {name} is not defined in this process; import the module that defines it first")
+    raise ValueError(
+        f"the model's class {name} is not defined in this process; import the module that defines it first"
+    )
 
 
 # ---------------------------------------------------------------------- files
+
 
 def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and the description in a file, every checksum compared."""
@@ -195,12 +208,14 @@ def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a file, not a dict
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged or no safetensors file ({error})") from None
     text = metadata.get("fastseq")
     if text is None:
-        raise ValueError(f"{path}: holds arrays but no fastseq model; build the model and give the arrays to load_state_dict")
+        raise ValueError(
+            f"{path}: holds arrays but no fastseq model; build the model and give the arrays to load_state_dict"
+        )
     if str(zlib.crc32(text.encode())) != metadata.get("crc32"):
         raise ValueError(f"{path}: the model's description is damaged")
     description = json.loads(text)
@@ -228,7 +243,9 @@ def _check_size(path: str) -> None:
             raise ValueError(f"{path}: no safetensors file, or its header is damaged") from None
     for end, name in ends:
         if 8 + length + end > size:
-            raise ValueError(f"{path}: tensor {name} is cut off: the file has {size} bytes, {8 + length + end} are needed")
+            raise ValueError(
+                f"{path}: tensor {name} is cut off: the file has {size} bytes, {8 + length + end} are needed"
+            )
 
 
 @contextlib.contextmanager
@@ -254,7 +271,9 @@ def _write_atomically(path: str, content: bytes) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-    with contextlib.suppress(OSError):  # some file systems do not let a folder be opened; the file itself is safe by now
+    with contextlib.suppress(
+        OSError
+    ):  # some file systems do not let a folder be opened; the file itself is safe by now
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -37,8 +37,14 @@ class Adam(Optimizer):
     _arrays = ("exp_avg", "exp_avg_sq")
     _decoupled = False
 
-    def __init__(self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
 
     def _check(self, options: dict[str, Any]) -> None:
@@ -53,8 +59,19 @@ class Adam(Optimizer):
             state.update(step=0, exp_avg=np.zeros_like(array), exp_avg_sq=np.zeros_like(array))
         state["step"] += 1
         beta1, beta2 = group["betas"]
-        backend_of(array).adam(array, state["exp_avg"], state["exp_avg_sq"], gradient, lr=group["lr"], beta1=beta1, beta2=beta2,
-                               eps=group["eps"], weight_decay=group["weight_decay"], decoupled=self._decoupled, step=state["step"])
+        backend_of(array).adam(
+            array,
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            gradient,
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            decoupled=self._decoupled,
+            step=state["step"],
+        )
 
 
 class AdamW(Adam):
@@ -80,6 +97,12 @@ class AdamW(Adam):
 
     _decoupled = True
 
-    def __init__(self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 1e-2) -> None:
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay)

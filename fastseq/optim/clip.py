@@ -37,12 +37,12 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float:
     (5.0, [0.6, 0.8])
     """
     checked_at_least("max_norm", max_norm)
-    owners = _with_gradients(params)
-    norm = math.sqrt(sum(backend_of(p.grad).sum_squares(p.grad) for p in owners))
+    gradients = _own_gradients(params)
+    norm = math.sqrt(sum(backend_of(g).sum_squares(g) for g in gradients))
     if norm > max_norm:
         factor = max_norm / (norm + 1e-6)
-        for p in owners:
-            backend_of(p.grad).scale(p.grad, factor)
+        for g in gradients:
+            backend_of(g).scale(g, factor)
     return norm
 
 
@@ -62,14 +62,17 @@ def clip_grad_value(params: Iterable[Tensor], clip_value: float) -> None:
     [1.0, -0.5]
     """
     checked_at_least("clip_value", clip_value)
-    for p in _with_gradients(params):
-        np.clip(p.grad, -clip_value, clip_value, out=p.grad)
+    for g in _own_gradients(params):
+        np.clip(g, -clip_value, clip_value, out=g)
 
 
-def _with_gradients(params: Iterable[Tensor]) -> list[Tensor]:
-    """The parameters that have gradients; each of them gets an array of its own that can be changed in place."""
-    owners = [p for p in ([params] if isinstance(params, Tensor) else params) if p.grad is not None]
-    for p in owners:
+def _own_gradients(params: Iterable[Tensor]) -> list[np.ndarray]:
+    """The gradients that there are, each made an array that can be changed in place."""
+    gradients = []
+    for p in [params] if isinstance(params, Tensor) else params:
+        if p.grad is None:
+            continue
         if not (p.grad.flags.c_contiguous and p.grad.flags.writeable):
             p.grad = np.array(p.grad, order="C")
-    return owners
+        gradients.append(p.grad)
+    return gradients

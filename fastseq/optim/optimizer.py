@@ -42,7 +42,7 @@ class Optimizer:
             raise ValueError("params: expected at least one Parameter, got an empty list")
         self.defaults = dict(defaults)
         self.param_groups: list[dict[str, Any]] = []
-        self._state: dict[int, dict[str, Any]] = {}
+        self._state: dict[Tensor, dict[str, Any]] = {}
         for group in entries if isinstance(entries[0], dict) else [{"params": entries}]:
             self.add_param_group(group)
 
@@ -78,11 +78,16 @@ class Optimizer:
         ValueError
             A gradient of another shape or dtype than its parameter, or a parameter whose array is read-only; then none has changed.
         """
-        work = [(group, parameter) for group in self.param_groups for parameter in group["params"] if parameter.grad is not None]
+        work = [
+            (group, parameter)
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
         for _, parameter in work:
             _check_gradient(parameter)
         for group, parameter in work:
-            self._update(parameter.data, parameter.grad, self._state.setdefault(id(parameter), {}), group)
+            self._update(parameter.data, parameter.grad, self._state.setdefault(parameter, {}), group)
             parameter._version += 1
 
     def _check(self, options: dict[str, Any]) -> None:
@@ -110,7 +115,7 @@ class Optimizer:
             position += len(positions)
             groups.append({**{k: v for k, v in group.items() if k != "params"}, "params": positions})
             for i, parameter in zip(positions, group["params"], strict=True):
-                kept = self._state.get(id(parameter))
+                kept = self._state.get(parameter)
                 if kept:
                     state[i] = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in kept.items()}
         return {"state": state, "param_groups": groups}
@@ -127,8 +132,10 @@ class Optimizer:
             raise TypeError('state: expected a mapping with "state" and "param_groups"')
         given, own = state["param_groups"], self.param_groups
         if [len(g["params"]) for g in given] != [len(g["params"]) for g in own]:
-            raise ValueError(f"param_groups: expected groups of {[len(g['params']) for g in own]} parameters, "
-                             f"got {[len(g['params']) for g in given]}")
+            raise ValueError(
+                f"param_groups: expected groups of {[len(g['params']) for g in own]} parameters, "
+                f"got {[len(g['params']) for g in given]}"
+            )
         options = [{k: g.get(k, o[k]) for k in self.defaults} for g, o in zip(given, own, strict=True)]
         for group_options in options:
             self._check(group_options)
@@ -136,7 +143,7 @@ class Optimizer:
         for g, o in zip(given, own, strict=True):
             for position, parameter in zip(g["params"], o["params"], strict=True):
                 if position in state["state"]:
-                    kept[id(parameter)] = self._taken(position, state["state"][position], parameter)
+                    kept[parameter] = self._taken(position, state["state"][position], parameter)
         for group, group_options in zip(own, options, strict=True):
             group.update(group_options)
         self._state = kept
@@ -156,7 +163,10 @@ class Optimizer:
         return result
 
     def __repr__(self) -> str:
-        groups = ["; ".join([f"{len(g['params'])} parameters", *(f"{k}={v}" for k, v in g.items() if k != "params")]) for g in self.param_groups]
+        groups = [
+            "; ".join([f"{len(g['params'])} parameters", *(f"{k}={v}" for k, v in g.items() if k != "params")])
+            for g in self.param_groups
+        ]
         return f"{type(self).__name__}({' | '.join(groups)})"
 
 
@@ -171,7 +181,9 @@ def _check_gradient(parameter: Tensor) -> None:
     gradient, data = parameter.grad, parameter.data
     assert gradient is not None
     if gradient.shape != data.shape or gradient.dtype != data.dtype:
-        raise ValueError(f"grad: expected {data.dtype} of shape {data.shape}, got {gradient.dtype} of shape {gradient.shape}")
+        raise ValueError(
+            f"grad: expected {data.dtype} of shape {data.shape}, got {gradient.dtype} of shape {gradient.shape}"
+        )
     if not data.flags.writeable:
         raise ValueError(f"data: expected an array that can be changed, got a read-only one of shape {data.shape}")
 

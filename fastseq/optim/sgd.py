@@ -35,7 +35,9 @@ class SGD(Optimizer):
 
     _arrays = ("momentum_buffer",)
 
-    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, params: Iterable[Any], lr: float, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay})
 
     def _check(self, options: dict[str, Any]) -> None:
@@ -49,5 +51,13 @@ class SGD(Optimizer):
         if first:
             state["momentum_buffer"] = np.empty_like(array)
         velocity = state["momentum_buffer"] if group["momentum"] else None
-        backend_of(array).sgd(array, velocity, gradient, lr=group["lr"], momentum=group["momentum"], nesterov=group["nesterov"],
-                              first=first, weight_decay=group["weight_decay"])
+        backend_of(array).sgd(
+            array,
+            velocity,
+            gradient,
+            lr=group["lr"],
+            momentum=group["momentum"],
+            nesterov=group["nesterov"],
+            first=first,
+            weight_decay=group["weight_decay"],
+        )
