@@ -145,8 +145,9 @@ class BuildExtension(build_ext):
         super().run()
 
 
-setup(
-    ext_modules=[EXTENSION],
-    libraries=[OPS, CORE, *KERNELS],  # in the order of the linker: each needs only those after it
-    cmdclass={"build_clib": BuildLibraries, "build_ext": BuildExtension},
-)
+if __name__ == "__main__":
+    setup(
+        ext_modules=[EXTENSION],
+        libraries=[OPS, CORE, *KERNELS],  # in the order of the linker: each needs only those after it
+        cmdclass={"build_clib": BuildLibraries, "build_ext": BuildExtension},
+    )

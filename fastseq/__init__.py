@@ -1,4 +1,4 @@
-"""fastseq: recurrent networks, attention and matrix products on the CPU, hand-written in C, under NumPy arrays.
+"""fastseq: recurrent networks and matrix products on the CPU, hand-written in C, under NumPy arrays.
 
 NumPy arrays in, NumPy arrays out, nothing recorded. A Tensor among the inputs: Tensors out, and what is needed for the gradient recorded.
 

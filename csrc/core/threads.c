@@ -213,10 +213,11 @@ int fsq_threads_force(int on) { return atomic_exchange_explicit(&always_threads,
 int fsq_has_openmp(void) { return HAS_OPENMP; }
 
 /* When work pays for a team. Measured on 2 cores of an Intel Xeon at 2.5 GHz (gcc 12, libgomp): a chain of dependent additions on
- * one thread, and cut in two on two. Workers that still spin from the call before add 0.8 us (median): 4 us of work become 2.8.
+ * one thread, and cut in two on two. Workers that still spin from the call before add 0.8 us (median): 4 us of work become 2.8, but a
+ * worker whose core another process has taken costs that process's time slice, 3 ms: less than 4 us of gain is not worth the risk.
  * Workers that sleep, 8 ms after it, add 24 us and a cold start (tenth percentile): 64 us become 72, 100 become 90.
  * WORTH_PER_WORKER is an estimate: a runtime releases and collects its workers one by one, about 0.1 us each. */
-#define WORTH_AWAKE 4000.0
+#define WORTH_AWAKE 10000.0
 #define WORTH_PER_WORKER 200.0
 #define WORTH_ASLEEP 80000.0
 #define STAY_AWAKE 1000000 /* ns; libgomp's workers spin 300 000 pauses after a region: 2.8 ms there, where a pause takes 11 cycles */

@@ -38,20 +38,29 @@ FSQ_INLINE void dropout_philox(uint32_t words[dropout_words], uint64_t block, ui
     }
 }
 
-/* Elements [first, first + n) of an array of which y and x are the start; first is a multiple of 4. An element is kept where its
- * word is >= threshold. */
+#if defined FSQ_F32
+typedef uint32_t dropout_bits;
+#else
+typedef uint64_t dropout_bits;
+#endif
+
+/* y = x factor where the word is >= threshold, else 0: a mask, because a branch would be mispredicted at random. */
+FSQ_INLINE void dropout_apply(real *y, const real *x, const uint32_t words[dropout_words], const ptrdiff_t count, uint32_t threshold, real factor) {
+    real scaled[dropout_words];
+    dropout_bits kept[dropout_words];
+    for (ptrdiff_t j = 0; j < count; j++) scaled[j] = x[j] * factor;
+    memcpy(kept, scaled, (size_t)count * sizeof(real));
+    for (ptrdiff_t j = 0; j < count; j++) kept[j] &= -(dropout_bits)(words[j] >= threshold);
+    memcpy(y, kept, (size_t)count * sizeof(real));
+}
+
+/* Elements [first, first + n) of an array of which y and x are the start; first is a multiple of 4. */
 static void dropout(real *y, const real *x, ptrdiff_t first, ptrdiff_t n, uint32_t threshold, real factor, uint64_t seed, uint32_t layer,
                     uint32_t call) {
     for (ptrdiff_t i = first; i < first + n; i += dropout_words) {
         uint32_t words[dropout_words];
         dropout_philox(words, (uint64_t)i / 4, seed, layer, call);
-        ptrdiff_t count = first + n - i;
-        if (count >= dropout_words)
-            for (int j = 0; j < dropout_words; j++) {
-                real scaled = x[i + j] * factor;
-                y[i + j] = words[j] >= threshold ? scaled : 0;
-            }
-        else
-            for (ptrdiff_t j = 0; j < count; j++) y[i + j] = words[j] >= threshold ? x[i + j] * factor : 0;
+        if (first + n - i >= dropout_words) dropout_apply(y + i, x + i, words, dropout_words, threshold, factor);
+        else dropout_apply(y + i, x + i, words, first + n - i, threshold, factor);
     }
 }

@@ -130,7 +130,9 @@ def main() -> None:
     show("float32 log R", *log_tail(2), digits=9)
     show("float64 log R", *log_tail(6))
     show("avx512 float32 exp P, r^2 P", *exp_tail(2, half_ln2 / 16, 1), digits=9)
-    show("avx512 float32 powers", [mp.mpf(2) ** (mp.mpf(j) / 16) for j in range(16)], digits=9)
+    powers = [mp.mpf(2) ** (mp.mpf(j) / 16) for j in range(16)]
+    show("avx512 float32 powers", powers, digits=9)
+    show("avx512 float32 powers, relative rest", [v / float32(v) - 1 for v in powers], digits=9)
     rows, error = tanh_tables()
     for k, name in enumerate(["centre", *(f"c{j}" for j in range(7))]):
         show(f"avx512 float32 tanh {name}", [row[k] for row in rows], error, digits=9)
