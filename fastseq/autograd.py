@@ -75,7 +75,7 @@ class Tensor:
         if isinstance(data, Tensor):
             raise TypeError("data: expected an array, got a Tensor; pass tensor.data")
         if type(data) is not np.ndarray and not hasattr(data, "__cuda_array_interface__"):
-            data = np.asarray(data)
+            data = _as_array(data)
         if requires_grad and data.dtype not in _FLOATS:
             raise TypeError(f"requires_grad: only float32 and float64 arrays have gradients, got {data.dtype}")
         self.data: Array = data
@@ -163,6 +163,16 @@ class Tensor:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.data!r}{', requires_grad=True' if self.requires_grad else ''})"
+
+
+def _as_array(data: Any) -> np.ndarray:
+    """What is not an array yet as one, unless something would be lost."""
+    if isinstance(data, np.ma.MaskedArray):
+        raise TypeError("data: expected a plain array, got a masked one; fill it first")
+    try:
+        return np.asarray(data)
+    except ValueError:  # rows of unequal lengths, or a tuple of arrays
+        raise ValueError(f"data: expected an array, got a {type(data).__name__} that NumPy cannot make one of") from None
 
 
 def _upstream(tensor: Tensor, grad: Any) -> Array:

@@ -1,6 +1,7 @@
 """What the tests share: instruction sets, thread counts, dtypes and random numbers."""
 
 import contextlib
+import os
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from fastseq import _core, runtime
 
 # The same examples in each run, and none judged by its time.
 settings.register_profile("fastseq", deadline=None, derandomize=True, database=None)
-settings.load_profile("fastseq")
+settings.register_profile("long", deadline=None, database=None, max_examples=5000)  # tests/full.sh
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fastseq"))
 
 
 @pytest.fixture(params=_core.isas_available())

@@ -41,6 +41,16 @@ REFUSED = [
     (lambda: F.lstm_backward(F.lstm_forward(X, W, U, B, B)[3], np.zeros((6, 2, 5), f32), dc=S[0]), ValueError,
      r"dc: expected shape \(2, 5\), got \(5,\)"),
     (lambda: F.lstm(huge(2**40, 2**20, 0), huge(2**22, 0), huge(2**22, 2**20)), ValueError, "x: a result of shape .* address space"),
+    # layers: what NumPy would take for something else
+    (lambda: fs.nn.LSTM(3, 5)(None), TypeError, "x: expected an array of numbers, got NoneType"),
+    (lambda: fs.nn.LSTM(3, 5)([[1.0], [1.0, 2.0]]), ValueError, "x: expected an array, got a list that NumPy cannot make one of"),
+    (lambda: fs.nn.LSTM(3, 5)(X, (S,)), TypeError, r"state: expected \(h_0, c_0\), each of shape \(1, 2, 5\), got tuple of 1"),
+    (lambda: fs.nn.LSTM(3, 5, dtype=None), TypeError, "dtype: expected float32 or float64, got None"),
+    (lambda: fs.nn.LSTM(3, True), TypeError, "hidden_size: expected an integer, got bool"),
+    (lambda: fs.nn.LSTM(2**62, 5), ValueError, "sizes: a result of shape .* address space"),
+    (lambda: fs.nn.LSTM(3, 5).stream(2**62), ValueError, "batch_size: a result of shape .* address space"),
+    (lambda: fs.nn.Embedding(4, 2, padding_idx=1.5), TypeError, "padding_idx: expected an integer, got float"),
+    (lambda: fs.Tensor(np.ma.array(X)), TypeError, "data: expected a plain array, got a masked one"),
     # products
     (lambda: F.matmul(A, A), ValueError, r"b: expected shape \(3, N\) to fit a of shape \(4, 3\), got \(4, 3\)"),
     (lambda: F.matmul(A, f32(2.0)), ValueError, r"a, b: expected at least one axis each, got \(4, 3\) and \(\)"),

@@ -222,6 +222,17 @@ def test_states_of_another_shape(data, state, error, message):
         layer(fs.Tensor(data[0]), state)
 
 
+@pytest.mark.parametrize("left_out", ["bias_ih_l0", "bias_hh_l0"])
+def test_one_bias_alone_counts(left_out):
+    lstm = nn.LSTM(3, 5, rng=0)
+    setattr(lstm, left_out, None)
+    x = np.random.default_rng(1).standard_normal((4, 2, 3), dtype=np.float32)
+    arrays = [None if p is None else p.data for p in (lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0)]
+    expected = functional.lstm(x, *arrays)[0]
+    assert np.array_equal(lstm(x)[0], expected)
+    assert np.array_equal(lstm(fs.Tensor(x))[0].data, expected)
+
+
 def test_what_this_version_lacks_says_so():
     with pytest.raises(ValueError, match="num_layers: expected 1"):
         nn.LSTM(4, 5, num_layers=2)

@@ -118,16 +118,24 @@ def lstm(
     >>> y.shape, h.shape, c.shape
     ((5, 2, 4), (2, 4), (2, 4))
     """
-    inputs = (x, w_ih, w_hh, b_ih, b_hh, h_0, c_0)
+    return run((x, w_ih, w_hh, b_ih, b_hh, h_0, c_0), packed)
+
+
+def run(inputs: tuple[Any, ...], packed: Any = None, *, layer_axis: bool = False) -> tuple[Any, Any, Any]:
+    """`lstm` for its arguments in order; with `layer_axis` h and c are (1, B, H), as a layer returns them."""
     arrays = [a.data if isinstance(a, Tensor) else a for a in inputs]
     if not _fits(*arrays):
         _validate(*arrays)
+    x, w_ih, w_hh, b_ih, b_hh, _, _ = inputs
     xs, w, u, b, d, h0, c0 = arrays
     backend = backend_of(xs, w, u)
     recording = is_recording(*inputs)
     if packed is None:
         packed = backend.lstm_pack(w, u, b, d)
     y, h, c, cache = backend.lstm_forward(xs, h0, c0, packed, training=recording)
+    state = h.shape
+    if layer_axis:
+        h, c = h[None], c[None]
     if not recording:
         for a in inputs:
             if isinstance(a, Tensor):
@@ -136,6 +144,7 @@ def lstm(
     need_x, need_weights = _check.wants(x), is_recording(w_ih, w_hh, b_ih, b_hh)
 
     def backward(dy: Array | None, dh: Array | None, dc: Array | None) -> tuple[Array | None, ...]:
+        dh, dc = (None if dh is None else dh.reshape(state)), (None if dc is None else dc.reshape(state))
         grads = backend.lstm_backward(cache, dy, dh, dc, need_dx=need_x, need_weights=need_weights)
         db = grads["db"]
         # The biases are only ever added to each other, so they share one gradient; the tape wants it twice.

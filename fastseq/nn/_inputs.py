@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 
 from fastseq.autograd import Tensor, is_recording, record
+from fastseq.functional._check import size as checked_elements
+
+__all__ = ["any_real_input", "checked_dtype", "checked_elements", "checked_size", "id_input", "real_input"]
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -16,15 +19,16 @@ _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 def checked_dtype(dtype: Any) -> np.dtype:
     """float32 or float64 as a numpy.dtype; anything else raises TypeError."""
     with contextlib.suppress(TypeError):
-        result = np.dtype(dtype)
-        if result in _FLOATS:
-            return result
+        if dtype is not None and np.dtype(dtype) in _FLOATS:  # NumPy takes None for float64
+            return np.dtype(dtype)
     raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}")
 
 
 def checked_size(name: str, value: Any) -> int:
     """`value` as an int of at least 1; TypeError or ValueError otherwise."""
     try:
+        if isinstance(value, bool):
+            raise TypeError
         size = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
@@ -88,4 +92,14 @@ def _array(x: Any, name: str) -> np.ndarray:
         raise TypeError(
             f'{name}: expected an array in this computer\'s memory, got a GPU array; move the layer with .to("cuda")'
         )
-    return np.asarray(x)
+    try:
+        array = np.asarray(x)
+    except ValueError:  # rows of unequal lengths, or a tuple of arrays
+        raise ValueError(f"{name}: expected an array, got a {type(x).__name__} that NumPy cannot make one of") from None
+    if array.dtype == object and not isinstance(x, np.ndarray):
+        raise TypeError(f"{name}: expected an array of numbers, got {_kind(x)}")
+    return array
+
+
+def _kind(x: Any) -> str:
+    return f"a {type(x).__name__} of objects" if isinstance(x, (list, tuple)) else type(x).__name__

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastseq import functional
 from fastseq.autograd import Tensor
+from fastseq.functional import _check
 from fastseq.nn import init
 from fastseq.nn._inputs import checked_dtype, checked_size, id_input
 from fastseq.nn.module import Module, Parameter
@@ -56,11 +57,11 @@ class Embedding(Module):
     ) -> None:
         self.num_embeddings = checked_size("num_embeddings", num_embeddings)
         self.embedding_dim = checked_size("embedding_dim", embedding_dim)
-        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
-            raise ValueError(f"padding_idx: expected an id below {num_embeddings}, got {padding_idx}")
+        if padding_idx is not None:
+            padding_idx = _check.integer("padding_idx", padding_idx, -self.num_embeddings, self.num_embeddings)
         if sparse:
             raise ValueError("sparse: expected False, the only value that this version knows, got True")
-        self.padding_idx = None if padding_idx is None else int(padding_idx) % num_embeddings
+        self.padding_idx = None if padding_idx is None else padding_idx % self.num_embeddings
         self.dtype = checked_dtype(dtype)
         table = init.normal(generator(rng), (num_embeddings, embedding_dim), self.dtype)
         if self.padding_idx is not None:

@@ -6,14 +6,18 @@ import math
 
 import numpy as np
 
+from fastseq.nn._inputs import checked_elements
+
 
 def uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float, dtype: np.dtype) -> np.ndarray:
     """Uniform in [-bound, bound): PyTorch's start of linear and recurrent layers, with bound = 1 / sqrt(width)."""
+    checked_elements("sizes", *shape)
     return rng.uniform(-bound, bound, shape).astype(dtype)
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Standard normal: PyTorch's start of embeddings."""
+    checked_elements("sizes", *shape)
     return rng.standard_normal(shape).astype(dtype)
 
 

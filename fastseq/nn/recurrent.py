@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from fastseq import functional
 from fastseq.autograd import Tensor
 from fastseq.backends import backend_of
+from fastseq.functional.lstm import run
 from fastseq.nn import init
-from fastseq.nn._inputs import checked_dtype, checked_size, real_input
+from fastseq.nn._inputs import checked_dtype, checked_elements, checked_size, real_input
 from fastseq.nn.module import Module, Parameter
 from fastseq.runtime import generator
 
@@ -70,7 +70,7 @@ class LSTM(Module):
         rng: Any = None,
     ) -> None:
         if num_layers != 1:
-            raise ValueError(f"num_layers: expected 1, the only depth that this version has, got {num_layers}")
+            raise ValueError(f"num_layers: expected 1, the only depth that this version has, got {num_layers!r}")
         if bidirectional:
             raise ValueError("bidirectional: expected False, for this version has one direction, got True")
         self.input_size, self.hidden_size = (
@@ -135,10 +135,9 @@ class LSTM(Module):
         """`_run` with a Tensor among the inputs."""
         backend = backend_of(*(a.data if isinstance(a, Tensor) else a for a in (x, h_0, c_0) if a is not None))
         packed = self._weights(backend)
-        y, h_n, c_n = functional.lstm(
-            x, self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0, h_0=h_0, c_0=c_0, packed=packed
-        )
-        state = (h_n.reshape(1, *h_n.shape), c_n.reshape(1, *c_n.shape))
+        inputs = (x, self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0, h_0, c_0)
+        y, h_n, c_n = run(inputs, packed, layer_axis=True)
+        state = (h_n, c_n)
         if not return_states:
             return y, state
         plain = [a.data if isinstance(a, Tensor) else a for a in (x, h_0, c_0)]
@@ -164,7 +163,8 @@ class LSTM(Module):
     def _state(self, state: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
         """(h_0, c_0), each (B, H), from a state whose arrays must have `shape`."""
         if not isinstance(state, (tuple, list)) or len(state) != 2:
-            raise TypeError(f"state: expected (h_0, c_0), each of shape {shape}, got {type(state).__name__}")
+            came = f"{type(state).__name__} of {len(state)}" if isinstance(state, (tuple, list)) else type(state).__name__
+            raise TypeError(f"state: expected (h_0, c_0), each of shape {shape}, got {came}")
         pair = []
         for name, array in zip(("h_0", "c_0"), state, strict=True):
             array = real_input(array, self.dtype, name)
@@ -192,6 +192,7 @@ class LSTM(Module):
         (1, 5)
         """
         batch_size = checked_size("batch_size", batch_size)
+        checked_elements("batch_size", batch_size, max(self.input_size, self.hidden_size))
         backend = backend_of(self.weight_ih_l0.data)
         stream = backend.lstm_stream(self._weights(backend), batch_size=batch_size)
         stream.source = self._weights
@@ -203,11 +204,12 @@ class LSTM(Module):
         of_input, of_state, of_bias = self._shapes
         dtype = self.dtype
         same = w_ih.shape == of_input and w_hh.shape == of_state and w_ih.dtype is dtype and w_hh.dtype is dtype
-        if self.bias_ih_l0 is not None and self.bias_hh_l0 is not None:
-            b_ih, b_hh = self.bias_ih_l0.data, self.bias_hh_l0.data
-            same = (
-                same and b_ih.shape == of_bias and b_hh.shape == of_bias and b_ih.dtype is dtype and b_hh.dtype is dtype
-            )
+        if self.bias_ih_l0 is not None:
+            b_ih = self.bias_ih_l0.data
+            same = same and b_ih.shape == of_bias and b_ih.dtype is dtype
+        if self.bias_hh_l0 is not None:
+            b_hh = self.bias_hh_l0.data
+            same = same and b_hh.shape == of_bias and b_hh.dtype is dtype
         if not same:  # or perhaps the same under another dtype object
             self._check_weights()
         packed = (backend or backend_of(w_ih)).lstm_pack(w_ih, w_hh, b_ih, b_hh, packed=self._packed)
@@ -223,7 +225,10 @@ class LSTM(Module):
             ("bias_ih_l0", of_bias),
             ("bias_hh_l0", of_bias),
         ):
-            data = getattr(self, name).data
+            parameter = getattr(self, name)
+            if parameter is None and name.startswith("bias"):
+                continue
+            data = parameter.data
             if data.shape != shape or data.dtype != self.dtype:
                 raise ValueError(
                     f"{name}: expected {self.dtype} of shape {shape}, got {data.dtype} of shape {data.shape}"

@@ -37,6 +37,8 @@ class Optimizer:
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         if isinstance(params, Tensor):
             raise TypeError("params: expected an iterable of Parameters, got one; put it into a list")
+        if not isinstance(params, Iterable):
+            raise TypeError(f"params: expected an iterable of Parameters, got {type(params).__name__}")
         entries = list(params)
         if not entries:
             raise ValueError("params: expected at least one Parameter, got an empty list")
@@ -49,7 +51,8 @@ class Optimizer:
     def add_param_group(self, group: dict[str, Any]) -> None:
         """Train further parameters with options of their own: ``{"params": [...], "lr": ...}``."""
         if not isinstance(group, dict) or "params" not in group:
-            raise TypeError(f'group: expected a dict with "params", got {type(group).__name__}')
+            came = f"one with {', '.join(map(str, group)) or 'nothing'}" if isinstance(group, dict) else type(group).__name__
+            raise TypeError(f'group: expected a dict with "params", got {came}')
         params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         known = {id(p) for g in self.param_groups for p in g["params"]}
         for i, parameter in enumerate(params):
@@ -179,7 +182,8 @@ def _check_parameter(parameter: Any, i: int) -> None:
 
 def _check_gradient(parameter: Tensor) -> None:
     gradient, data = parameter.grad, parameter.data
-    assert gradient is not None
+    if not isinstance(gradient, np.ndarray):
+        raise TypeError(f"grad: expected an array, got {type(gradient).__name__}")
     if gradient.shape != data.shape or gradient.dtype != data.dtype:
         raise ValueError(
             f"grad: expected {data.dtype} of shape {data.shape}, got {gradient.dtype} of shape {gradient.shape}"
@@ -189,6 +193,8 @@ def _check_gradient(parameter: Tensor) -> None:
 
 
 def checked_at_least(name: str, value: float, least: float = 0.0) -> None:
-    """Raise ValueError unless `value` is a number of at least `least`."""
+    """Raise unless `value` is a number of at least `least`: TypeError or ValueError."""
+    if not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
     if not value >= least:
         raise ValueError(f"{name}: expected at least {least}, got {value}")
