@@ -43,6 +43,7 @@ cdef extern from "<pthread.h>" nogil:
 
 # The names of csrc/fastseq.h's fsq_function.
 FUNCTIONS = {"identity": FSQ_IDENTITY, "exp": FSQ_EXP, "log": FSQ_LOG, "tanh": FSQ_TANH, "sigmoid": FSQ_SIGMOID, "relu": FSQ_RELU}
+cdef str IDENTITY = "identity"
 
 # ---------------------------------------------------------------- memory
 
@@ -333,41 +334,51 @@ def matmul_pack(ndarray b not None):
     return packed
 
 
-def matmul(ndarray a not None, b, ndarray bias, fsq_function function):
-    """f(a b + bias): a (M, K) and b (K, N), b perhaps packed; or a (E, M, K) and b (E, K, N). Any strides."""
-    cdef MatmulPacked packed = <MatmulPacked>b if isinstance(b, MatmulPacked) else None
-    cdef ndarray c, w = None if packed is not None else strided(<ndarray?>b)
+def matmul(ndarray a not None, b, ndarray bias, str function):
+    """f(a b + bias) for a (M, K) and b (K, N), b perhaps packed; None where either has more axes. Any strides."""
+    cdef MatmulPacked packed
+    if PyArray_NDIM(a) == 2:
+        if isinstance(b, MatmulPacked):
+            packed = <MatmulPacked>b
+            packed.check()
+            return product(a, None, packed, packed.N, bias, function)
+        if PyArray_NDIM(<ndarray?>b) == 2:
+            return product(a, <ndarray>b, None, PyArray_DIM(<ndarray>b, 1), bias, function)
+    return None
+
+
+def matmul_batch(ndarray a not None, ndarray b not None, ndarray bias, str function):
+    """f(a b + bias) for a (E, M, K) and b (E, K, N). Any strides."""
+    return product(a, b, None, PyArray_DIM(b, 2), bias, function)
+
+
+cdef ndarray product(ndarray a, ndarray b, MatmulPacked packed, npy_intp N, ndarray bias, str function):
     cdef int batched = PyArray_NDIM(a) - 2, threads = fsq_threads_get()
+    cdef fsq_function f = FSQ_IDENTITY if function is IDENTITY else FUNCTIONS[function]
     cdef npy_intp dims[3]
-    cdef npy_intp E = 1, M, N, K, a_batch = 0, b_batch = 0
+    cdef npy_intp E = 1, M = PyArray_DIM(a, batched), K = PyArray_DIM(a, batched + 1), a_batch = 0, b_batch = 0, b_row = 0, b_col = 0
+    cdef ndarray c
     cdef size_t bytes
-    cdef void *panels = NULL
+    cdef void *panels = NULL if packed is None else packed.memory
     cdef void *work
     cdef bint single = is_single(a)
-    a = strided(a)
-    bias = dense_or_none(bias)
-    if packed is not None:
-        packed.check()
-        N, panels = packed.N, packed.memory
-    else:
-        N = PyArray_DIM(w, batched + 1)
-    if batched:
-        E, a_batch, b_batch = PyArray_DIM(a, 0), stride(a, 0), stride(w, 0)
-    M, K = PyArray_DIM(a, batched), PyArray_DIM(a, batched + 1)
-    dims[0], dims[batched], dims[batched + 1] = E, M, N
-    c = PyArray_EMPTY(batched + 2, dims, PyArray_TYPE(a), 0)
+    dims[0], dims[batched], dims[batched + 1] = PyArray_DIM(a, 0), M, N
+    c = empty_cache(batched + 2, dims, PyArray_TYPE(a))  # aligned where it is large: stores that straddle two lines took 10 %
     if PyArray_SIZE(c) == 0:
         return c
     if <double>M * <double>K > 2.0**59 or <double>K * <double>N > 2.0**59:
         raise ValueError(f"matmul: expected operands of fewer than 2**59 elements, got ({M}, {K}) and ({K}, {N})")
+    a, bias = strided(a), dense_or_none(bias)
+    if packed is None:
+        b = strided(b)
+        b_row, b_col = stride(b, batched), stride(b, batched + 1)
+    if batched:
+        E, a_batch, b_batch = dims[0], stride(a, 0), stride(b, 0)
     bytes = matmul_work_c(single, M, N, K, packed is not None, threads)
     work = scratch_take(bytes)
     with nogil:
-        matmul_c(single, PyArray_DATA(c), PyArray_DATA(a), NULL if panels != NULL else PyArray_DATA(w), panels,
-                 NULL if bias is None else PyArray_DATA(bias), E, M, N, K, M * N, N,
-                 a_batch, stride(a, batched), stride(a, batched + 1),
-                 b_batch, 0 if panels != NULL else stride(w, batched), 0 if panels != NULL else stride(w, batched + 1),
-                 0, function, threads, work)
+        matmul_c(single, PyArray_DATA(c), PyArray_DATA(a), pointer(b), panels, pointer(bias), E, M, N, K, M * N, N,
+                 a_batch, stride(a, batched), stride(a, batched + 1), b_batch, b_row, b_col, 0, f, threads, work)
         scratch_give(work, bytes)
     return c
 
@@ -551,8 +562,8 @@ cdef class LSTMStream:
         self.h[...], self.c[...] = h, c
 
     def reset(self, rows=None):
-        """The state becomes zero: of all rows, or of those that `rows` (an index, a slice, a list or a mask) picks."""
-        rows = slice(None) if rows is None else rows
+        """The state becomes zero: of all rows, or of those that `rows` (an index, a slice, a sequence or a mask) picks."""
+        rows = slice(None) if rows is None else list(rows) if isinstance(rows, tuple) else rows
         self.h[rows], self.c[rows] = 0, 0
 
     def load(self, LSTMPacked packed not None):

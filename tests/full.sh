@@ -91,10 +91,11 @@ benchmarks() { # every answer verified, nothing timed
 }
 
 docs() { # every block of code in the pages, and every docstring's example
-    environment gcc
-    cd "$(copy docs)"
-    mv fastseq sources
-    "$work/gcc/bin/python" -m pytest -q --pyargs fastseq tests/test_docs.py
+    tree=$(copy docs)
+    "$python" -m venv "$work/docs"
+    "$work/docs/bin/pip" install --quiet -e "${tree}[test]"
+    cd "$tree"
+    "$work/docs/bin/python" -m pytest -q fastseq tests/test_docs.py
 }
 
 ci() { PYTHON=$python .ci/run; }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastseq as fs
-from fastseq import nn
+from fastseq import functional, nn
 
 
 def written_out(layer, x, h, c):

@@ -24,24 +24,28 @@ _FUNCTIONS = _core.FUNCTIONS
 
 def matmul(a: Array, b: Any, *, bias: Array | None = None, function: str = "identity") -> Array:
     """f(a b + bias): a (..., M, K), b (..., K, N) or a `pack`, bias (N,)."""
+    y = _core.matmul(a, b, bias, function)
+    return _matmul_leading(a, b, bias, function) if y is None else y
+
+
+def _matmul_leading(a: Array, b: Any, bias: Array | None, function: str) -> Array:
+    """One of the operands has leading axes."""
     if len(b.shape) > 2:
-        return _matmul_batches(a, b, bias, _FUNCTIONS[function])
-    if a.ndim == 2:
-        return _core.matmul(a, b, bias, _FUNCTIONS[function])
+        return _matmul_batches(a, b, bias, function)
     *lead, K = a.shape  # the rows of all leading axes are rows of one product
-    return _core.matmul(a.reshape(math.prod(lead), K), b, bias, _FUNCTIONS[function]).reshape(*lead, b.shape[1])
+    return _core.matmul(a.reshape(math.prod(lead), K), b, bias, function).reshape(*lead, b.shape[1])
 
 
-def _matmul_batches(a: Array, b: Array, bias: Array | None, function: int) -> Array:
+def _matmul_batches(a: Array, b: Array, bias: Array | None, function: str) -> Array:
     """b has leading axes: one call if those of both operands are one stride apart throughout, else a call for each of the outer ones."""
     lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     a, b = np.broadcast_to(a, lead + a.shape[-2:]), np.broadcast_to(b, lead + b.shape[-2:])
     if math.prod(lead) == 0 or len(lead) == 1 or (_one_stride(a) and _one_stride(b)):
-        flat = _core.matmul(a.reshape(math.prod(lead), *a.shape[-2:]), b.reshape(math.prod(lead), *b.shape[-2:]), bias, function)
+        flat = _core.matmul_batch(a.reshape(math.prod(lead), *a.shape[-2:]), b.reshape(math.prod(lead), *b.shape[-2:]), bias, function)
         return flat.reshape(*lead, *flat.shape[1:])
     y = np.empty((*lead, a.shape[-2], b.shape[-1]), a.dtype)
     for outer in np.ndindex(lead[:-1]):
-        y[outer] = _core.matmul(a[outer], b[outer], bias, function)
+        y[outer] = _core.matmul_batch(a[outer], b[outer], bias, function)
     return y
 
 
