@@ -188,7 +188,8 @@ def test_wrong_usage_is_exit_code_2(tmp_path, arguments):
 
 def test_ctrl_c_keeps_what_was_learnt(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
-    process = command("train", "text.txt", "--seconds", 20, "--hidden-size", 16, "--output", "kept", folder=tmp_path)
+    options = ("--seconds", 60, "--patience", 1000, "--hidden-size", 16, "--output", "kept")
+    process = command("train", "text.txt", *options, folder=tmp_path)
     while "% loss" not in (line := process.stderr.readline()):  # until after the first look at the held-out text
         assert line, "the training ended before it could be interrupted"
     process.send_signal(signal.SIGINT)
