@@ -163,7 +163,7 @@ void FSQ_OP(fsq_embedding_backward)(FSQ_REAL *dweight, const FSQ_REAL *dy, const
 void FSQ_OP(fsq_dropout)(FSQ_REAL *y, const FSQ_REAL *x, ptrdiff_t n, double p, uint64_t seed, uint32_t layer, uint32_t call, int threads);
 
 /* ---------------------------------------------------------------- optim
- * sum_squares: the sum of x_i^2 (n) in double, in chunks of a fixed size: the same bits for any threads. scale: x *= factor.
+ * sum_squares: the sum of x_i^2 (n) in double, in chunks whose size follows from n: the same bits for any threads. scale: x *= factor.
  * sgd: g = grad + weight_decay w; with momentum != 0 (velocity not NULL): velocity = momentum velocity + g (first: velocity = g),
  *   g = nesterov ? g + momentum velocity : velocity; w -= lr g.
  * adam (Kingma & Ba 2015; AdamW, Loshchilov & Hutter 2019, with decoupled = 1): step counts from 1.

@@ -19,6 +19,11 @@ TEXT = "the cat sat on the mat and the dog sat on the log, said the cat to the d
 TINY = ["--epochs", "2", "--hidden-size", "16", "--embedding-size", "8", "--batch-size", "4", "--seed", "1"]
 
 
+def heed_interrupts():
+    """A shell lets what it starts in the background ignore Ctrl-C, and so would the command under test."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def command(*arguments, folder, **options):
     environment = {**os.environ, "PYTHONPATH": str(Path(fs.__file__).parents[1]), "PYTHONWARNINGS": "error"}
     return subprocess.Popen(
@@ -28,6 +33,7 @@ def command(*arguments, folder, **options):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
         **options,
     )
 

@@ -35,7 +35,7 @@ FSQ_INLINE void gemm_chain(vreal *acc, const int rows, const int vecs, const int
 }
 
 /* One tile of c: zeros or c, plus the chain. The last vector holds `tail` columns of c, 1 <= tail <= VL. The tile that comes next, at
- * next_c, is asked for meanwhile: waiting for its lines took a fifth of the time where k is short or c larger than L2. */
+ * next_c, is asked for meanwhile: waiting for its lines took 6 to 10 % of the time where c is larger than L2 (Cascade Lake). */
 FSQ_INLINE void gemm_tile(real *c, const real *next_c, ptrdiff_t c_row, const int rows, const int vecs, const int a_k_is_1, const real *a, ptrdiff_t a_row,
                           ptrdiff_t a_k, const real *b, ptrdiff_t b_k, ptrdiff_t b_panel, ptrdiff_t K, int tail, int add) {
     vreal acc[32];

@@ -14,7 +14,7 @@ enum { lstm_rows = 3 };                                     /* 12 + 1 + 3 of 16:
 #else
 enum { lstm_rows = 2 };                                     /* 8 + 4 + 1, and a product before each addition */
 #endif
-/* From so many rows on, panel rows are asked for from L2 so far ahead: 5 to 15 % at H = 128 and 256 on Cascade Lake, whose own
+/* From so many rows on, panel rows are asked for from L2 so far ahead: 8 to 14 % at H = 128 and 256 on Cascade Lake, whose own
  * prefetcher comes late. With fewer rows the loads themselves are the bottleneck. */
 enum { lstm_fetch_rows = 3, lstm_fetch_ahead = 8 };
 enum { lstm_cols = 4 * VL };                                /* width of a panel: four gates of VL units */

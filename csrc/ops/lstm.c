@@ -14,11 +14,11 @@
 
 #include <string.h>
 
-/* What the choice below rests on: one core of a Cascade Lake server (benchmarks/README.md has the figures of others). */
+/* What the choice below rests on, measured on one core of a Cascade Lake server (benchmarks/README.md). */
 static const double lstm_l2_bytes = 0.75e6;                 /* of weights that stay in a core's L2 from step to step */
 static const double lstm_l2_rate = 85, lstm_l3_rate = 22;   /* bytes per nanosecond */
-static const double lstm_cell_ns = 1.6;                     /* per hidden unit and row with 16 lanes */
-static const double lstm_barrier_ns = 300;
+static const double lstm_cell_ns = 2.0;                     /* per hidden unit and row with 16 lanes: 2.0 to 2.2 */
+static const double lstm_barrier_ns = 300;                  /* 130 to 170 for the barrier, the rest for unequal shares */
 
 enum { lstm_chunk_bytes = 1 << 20, lstm_back_rows = 512 };  /* input product of a chunk; rows (t, b) of a backward chunk */
 

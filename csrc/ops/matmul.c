@@ -10,7 +10,7 @@
 #include <string.h>
 
 enum {
-    matmul_kc = 256,            /* rows of b in one block: a panel (256 x 64 floats = 64 KB) streams from L2. Within 2 % from 192 to 384 on Cascade Lake */
+    matmul_kc = 256,            /* rows of b in one block: a panel (256 x 64 floats = 64 KB) streams from L2 */
     matmul_mc = 192,            /* rows of a in one block: 192 x 256 floats = 192 KB of L2 */
     matmul_nc = 4096,           /* columns of b packed at a time: 4 MB of floats */
     matmul_a_bytes = 384 << 10  /* the most of a that "columns" walks again for each panel: part of a 1 MB L2 */
@@ -19,8 +19,8 @@ enum {
 static ptrdiff_t matmul_min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static ptrdiff_t matmul_up(ptrdiff_t n, ptrdiff_t to) { return (n + to - 1) / to * to; }
 
-/* a is read in place where its rows are contiguous: packing it too was 10 to 30 % slower at 256 to 2048 cubed on Cascade Lake. A
- * transposed one would touch a cache line for each k and is packed by row groups. */
+/* a is read in place where its rows are contiguous: packing it too was slower, or no faster, from 256 to 2048 cubed on Cascade
+ * Lake. A transposed one would touch a cache line for each k and is packed by row groups. */
 static int matmul_pack_a(const matmul_args *g) { return g->a_col != 1; }
 
 static int matmul_by_columns(const FSQ_FN(kernels) *k, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, int workers) {
