@@ -63,7 +63,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.get_closest_marker("contest"):
+        if "benchmark" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.filterwarnings("default"))  # what other libraries deprecate is not ours to mend
 
 
@@ -115,6 +115,34 @@ def timed(benchmark: Any, ready: Any, facts: dict[str, Any], request: pytest.Fix
             rate = problem.gflop / benchmark.stats.stats.min
             benchmark.extra_info.update(gflops=round(rate, 2), share_of_peak=round(rate / facts["peak_gflops"], 4))
     return time_it
+
+
+@pytest.fixture
+def compared(benchmark: Any, facts: dict[str, Any], request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Times a call in turn with a plain one, round by round, and writes down the ratio of their shortest times."""
+    import fastseq
+
+    fastseq.set_num_threads(facts["threads"])
+
+    def time_both(run: Callable[[], Any], plain: Callable[[], Any], **info: Any) -> None:
+        plain_times: list[float] = []
+
+        def time_plain() -> None:
+            begin = time.perf_counter()
+            plain()
+            plain_times.append(time.perf_counter() - begin)
+
+        def both() -> None:
+            time_plain()
+            run()
+        seconds = 2 * (request.config.getoption("seconds", None) or 0.2)
+        rounds = 1 if benchmark.disabled else _plan(both, seconds)[0]
+        benchmark.extra_info.update(facts, load=machine.load(), **info)
+        benchmark.pedantic(run, setup=time_plain, rounds=rounds, warmup_rounds=0 if benchmark.disabled else 1)
+        if benchmark.stats:
+            shortest = min(plain_times)
+            benchmark.extra_info.update(plain_seconds=shortest, ratio=round(benchmark.stats.stats.min / shortest, 3))
+    return time_both
 
 
 def _plan(run: Callable[[], Any], seconds: float) -> tuple[int, int]:

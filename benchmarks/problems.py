@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from fastseq.backends import reference
+from fastseq.backends.recurrent import Weights
 
 Arrays = dict[str, np.ndarray]
 
@@ -18,20 +20,30 @@ Arrays = dict[str, np.ndarray]
 #: mixed up, a step left out or a reduced precision does not.
 TOLERANCE = 1e-4
 
+#: The cells by PyTorch's names: the backends' names, sums per hidden unit, and the weights of a direction without their suffix.
+CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn_tanh"}
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
 
 class WrongAnswerError(AssertionError):
     """An implementation computes something else: it is not timed."""
 
 
 def verify(problem: Problem, implementation: str, got: Arrays) -> None:
-    """Raise WrongAnswerError unless `got` holds the problem's answer, every array of it."""
-    for name, want in problem.answer.items():
+    """Raise WrongAnswerError unless `got` holds the problem's answer."""
+    compare(f"{implementation}, {problem}", got, problem.answer)
+
+
+def compare(who: str, got: Arrays, right: Arrays) -> None:
+    """Raise WrongAnswerError unless every array of `right` is in `got`, within the tolerance."""
+    for name, want in right.items():
         if name not in got or got[name].shape != want.shape:
             shape = got[name].shape if name in got else None
-            raise WrongAnswerError(f"{implementation}, {problem}: {name}: expected shape {want.shape}, got {shape}")
+            raise WrongAnswerError(f"{who}: {name}: expected shape {want.shape}, got {shape}")
         error, largest = np.abs(got[name] - want).max(initial=0), np.abs(want).max(initial=0)
         if not error <= TOLERANCE * largest:
-            raise WrongAnswerError(f"{implementation}, {problem}: {name}: off by {error:.2g}, entries up to {largest:.2g}")
+            raise WrongAnswerError(f"{who}: {name}: off by {error:.2g}, entries up to {largest:.2g}")
 
 
 @dataclass(frozen=True)
@@ -87,34 +99,72 @@ class Matmul(Problem):
 
 
 @dataclass(frozen=True)
-class LSTM(Problem):
-    """One layer, one direction, over T steps of B rows; mode: "inference", "training" (forward and back) or "step"."""
+class Recurrent(Problem):
+    """Layers of a cell over T steps of B rows; mode: "inference", "training" (forward and back) or "step".
 
+    `ragged`: rows of T / 10 to T steps, 0.55 T on average, in no order.
+    """
+
+    cell: str  # "LSTM", "GRU" or "RNN"
     mode: str
     B: int
     I: int
     H: int
     T: int = 3  # of a stream: how many steps are checked
+    layers: int = 1
+    bidirectional: bool = False
+    ragged: bool = False
 
     def __str__(self) -> str:
-        length = "" if self.mode == "step" else f"T{self.T} "
-        return f"LSTM {self.mode} {length}B{self.B} I{self.I} H{self.H}"
+        length, stack = "" if self.mode == "step" else f"T{self.T} ", f"L{self.layers} D{self.D} " if self.form == "stacked" else ""
+        form = "" if self.form == "recurrent" else f"{self.form} "
+        return f"{self.cell} {self.mode} {form}{stack}{length}B{self.B} I{self.I} H{self.H}"
+
+    @property
+    def form(self) -> str:
+        """What a library must be able to do: "recurrent" is one layer, one direction, rows of one length."""
+        return "ragged" if self.ragged else "stacked" if self.layers > 1 or self.bidirectional else "recurrent"
 
     @property
     def task(self) -> str:
-        return f"lstm_{self.mode}"
+        return f"{self.form}_{self.mode}"
+
+    @property
+    def D(self) -> int:
+        """Directions."""
+        return 1 + self.bidirectional
+
+    @property
+    def suffixes(self) -> list[tuple[str, ...]]:
+        """The ends of the weights' names, by layer and direction."""
+        return [tuple(f"_l{layer}{direction}" for direction in ("", "_reverse")[:self.D]) for layer in range(self.layers)]
 
     @property
     def gflop(self) -> float:
-        steps, passes = (1 if self.mode == "step" else self.T), (3 if self.mode == "training" else 1)
-        return 2e-9 * passes * steps * self.B * 4 * self.H * (self.I + self.H)
+        rows = self.B if self.mode == "step" else self.T * self.B if self.lengths is None else int(self.lengths.sum())
+        inputs = self.I + (self.layers - 1) * self.D * self.H
+        multiply_adds = self.D * GATES[self.cell] * self.H * (inputs + self.layers * self.H)
+        return 2e-9 * (3 if self.mode == "training" else 1) * rows * multiply_adds
 
     @cached_property
     def weights(self) -> Arrays:
         """Under PyTorch's names, drawn as it draws them."""
-        rng, bound = np.random.default_rng(1), self.H ** -0.5
-        shapes = {"weight_ih_l0": (4 * self.H, self.I), "weight_hh_l0": (4 * self.H, self.H), "bias_ih_l0": (4 * self.H,), "bias_hh_l0": (4 * self.H,)}
-        return {name: rng.uniform(-bound, bound, shape).astype(np.float32) for name, shape in shapes.items()}
+        rng, bound, sums = np.random.default_rng(1), self.H ** -0.5, GATES[self.cell] * self.H
+        made: Arrays = {}
+        for layer, suffixes in enumerate(self.suffixes):
+            shapes = (sums, self.D * self.H if layer else self.I), (sums, self.H), (sums,), (sums,)
+            for suffix in suffixes:
+                made |= {name + suffix: rng.uniform(-bound, bound, shape).astype(np.float32) for name, shape in zip(WEIGHTS, shapes, strict=True)}
+        return made
+
+    @cached_property
+    def lengths(self) -> np.ndarray | None:
+        """Steps of each row (B,), the first one all of them; None where all rows have T."""
+        if not self.ragged:
+            return None
+        lengths = np.random.default_rng(4).integers(max(1, self.T // 10), self.T + 1, self.B)
+        lengths[0] = self.T
+        return lengths
 
     @cached_property
     def x(self) -> np.ndarray:
@@ -123,20 +173,34 @@ class LSTM(Problem):
 
     @cached_property
     def dy(self) -> np.ndarray:
-        """Upstream gradient (T, B, H)."""
-        return np.random.default_rng(3).standard_normal((self.T, self.B, self.H), np.float32)
+        """Upstream gradient (T, B, D H)."""
+        return np.random.default_rng(3).standard_normal((self.T, self.B, self.D * self.H), np.float32)
 
     @cached_property
     def answer(self) -> Arrays:
-        packed = reference.lstm_pack(*(w.astype(np.float64) for w in self.weights.values()))
-        y, h, c, cache = reference.lstm_forward(self.x.astype(np.float64), None, None, packed, training=True)
-        if self.mode == "step":
-            return {"y": y}
-        if self.mode == "inference":
-            return {"y": y, "h": h, "c": c}
-        grads = reference.lstm_backward(cache, self.dy.astype(np.float64), None, None)
-        names = {"dx": "dx", "dw_ih": "weight_ih_l0", "dw_hh": "weight_hh_l0", "db": "bias_ih_l0"}
-        return {"y": y} | {name: grads[key] for key, name in names.items()} | {"bias_hh_l0": grads["db"]}
+        """Step: y. Inference: y and the final states, but with ragged rows y alone: padding and a mask give no more. Training: y and gradients."""
+        y, states, caches = self.x.astype(np.float64), [], []
+        for suffixes in self.suffixes:
+            directions = tuple(Weights(*(self.weights[name + suffix].astype(np.float64) for name in WEIGHTS)) for suffix in suffixes)
+            packed = reference.recurrent_pack(CELLS[self.cell], directions)
+            training = self.mode == "training"
+            y, *ends, _, cache = reference.recurrent_forward(y, None, None, packed, lengths=self.lengths, training=training)
+            states.append(ends)
+            caches.append(cache)
+        if self.mode == "training":
+            return {"y": y} | self._gradients(caches)
+        parts = {"h": [h for h, _ in states], "c": [c for _, c in states if c is not None]}
+        ends = {name: np.concatenate(each) for name, each in parts.items() if each}
+        return {"y": y} | (ends if self.task in ("recurrent_inference", "stacked_inference") else {})
+
+    def _gradients(self, caches: list[Any]) -> Arrays:
+        upstream, found = self.dy.astype(np.float64), {}
+        for suffixes, cache in zip(reversed(self.suffixes), reversed(caches), strict=True):
+            grads = reference.recurrent_backward(cache, upstream, None, None)
+            upstream = grads["dx"]
+            for suffix, each in zip(suffixes, grads["weights"], strict=True):
+                found |= {name + suffix: grad for name, grad in zip(WEIGHTS, each, strict=False)}
+        return {"dx": upstream, **found}
 
 
 @dataclass(frozen=True)

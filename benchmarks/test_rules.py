@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from benchmarks import machine, peers, table
-from benchmarks.problems import LSTM, CrossEntropy, Matmul, WrongAnswerError, verify
+from benchmarks import machine, memory, peers, table
+from benchmarks.problems import CrossEntropy, Matmul, Recurrent, WrongAnswerError, verify
 
 PROBLEMS = [Matmul(3, 5, 4), Matmul(3, 5, 4, packed=True), CrossEntropy("inference", 5, 7), CrossEntropy("training", 5, 7),
-            LSTM("inference", T=4, B=2, I=3, H=5), LSTM("training", T=4, B=2, I=3, H=5), LSTM("step", B=2, I=3, H=5)]
+            *(Recurrent(cell, mode, T=4, B=2, I=3, H=5) for cell in ("LSTM", "GRU", "RNN") for mode in ("inference", "training", "step")),
+            *(Recurrent(cell, mode, T=14, B=3, I=3, H=5, **form) for cell in ("LSTM", "GRU") for mode in ("inference", "training")
+              for form in ({"ragged": True}, {"layers": 2, "bidirectional": True}))]
 
 
 @pytest.mark.filterwarnings("default")
@@ -19,7 +21,7 @@ def test_every_implementation_is_right_again_and_again(problem, name):
     call = getattr(peers.IMPLEMENTATIONS[name](1), problem.task)(problem)
     verify(problem, name, call.answer())
     call.run()
-    if problem.task != "lstm_step":  # a stream goes on from where it is
+    if problem.task != "recurrent_step":  # a stream goes on from where it is
         verify(problem, name, call.answer())
 
 
@@ -48,3 +50,24 @@ def test_a_table_takes_the_shortest_time_of_all_turns():
     assert table.ratio(times["matmul 2x2x2"]) == pytest.approx(2.5)
     assert list(table.table(times))[-1] == "| 2x2x2 | 2.0 | 5.0 | 9.0 | - | - | 2.50 |"
     assert table.summary(times) == "Geometric mean of the ratios 2.50, least 2.50."
+
+
+def test_the_tables_of_fastseq_beside_itself():
+    line = [{"extra_info": {"problem": f"GRU step B{B}", "implementation": "fastseq", "line": "GRU, B doubled", "gflop": B}, "stats": {"min": seconds}}
+            for B, seconds in ((1, 3e-6), (2, 5e-6), (2, 6e-6))]
+    option = {"option": "GRU zoneout", "mode": "training", "plain_seconds": 2e-6, "ratio": 1.5, "target": 1.3}
+    kept = {"memory": "GRU", "sizes": "T9", "checkpoint_every": 3, "ratio": 1.2, "unit_bytes": 10**6, "results_bytes": 10**6, "plain_bytes": 5 * 10**6,
+            "bytes": 2 * 10**6}
+    made = line + [{"extra_info": info, "stats": {"min": 3e-6}} for info in (option, kept, kept | {"checkpoint_every": 9})]
+    assert table.read(made) == {}
+    assert list(table.scaling(made))[2:] == ["| GRU, B doubled | B1 | B2 | 3, 5 | 2.00 | 1.67 |"]
+    assert list(table.options(made))[2:] == ["| GRU zoneout | training | 3.0 | 2.0 | 1.50 | 1.3, not reached |"]
+    assert list(table.memory(made))[2:] == [
+        "| GRU | T9 | - | 5 | 1 | 4.00 | 1.00 |", "| GRU | T9 | 3 | 2 | 1 | 1.00 | 1.20 |", "| GRU | T9 | 9 | 2 | 1 | 1.00 | 1.20 |"]
+
+
+@pytest.mark.skipif(not memory.can_measure(), reason="only Linux tells a process's peak memory since a moment")
+def test_memory_is_seen_and_checkpoints_save_it():
+    plain, kept = (memory.peak_bytes("GRU", T=400, B=16, I=8, H=64, checkpoint_every=every, threads=1) for every in (None, 20))
+    results = 4 * 400 * 16 * (64 + 8)
+    assert results < kept < plain

@@ -9,7 +9,7 @@
  *     in elements. The caller has checked shapes: these functions do not.
  *   - `threads` >= 1 is the most threads to use; an op takes fewer where its work does not pay for them, and results are the
  *     same bits for any number. fsq_<op>_work must be asked with the same `threads`.
- *   - Letters: T time, B batch, I input, H hidden, G gates, V vocabulary; M, N, K of a product.
+ *   - Letters: T time, B batch, I input, H hidden, P projection, G gates, D directions, L layers, V vocabulary; M, N, K of a product.
  *
  * Every typed entry point exists as fsq_<op>_f32 and fsq_<op>_f64: the second half of this file is read once for each. */
 #ifndef FASTSEQ_H
@@ -57,6 +57,70 @@ void fsq_philox(uint32_t out[4], uint64_t key, const uint32_t counter[4]);
  * same order hold the same state; the chance that others do is about 2^-64. Not a cryptographic hash. */
 void fsq_fingerprint(uint64_t state[2], const void *data, size_t bytes, int threads);
 
+/* ---------------------------------------------------------------- recurrent layers: what both float types share
+ * d = recurrent dropout's mask, m = zoneout's; s = sigmoid; (.) is left out between vectors.
+ *   RNN         h~ = tanh or relu of (W x + b_ih + U (d h') + b_hh), h' = h_{t-1}
+ *   LSTM        i, f, o = s, g = tanh of W x + b_ih + U (d h') + b_hh in the order i, f, g, o; c~ = f c' + i g; h~ = o tanh(c~);
+ *               peepholes p: i and f see p c', o sees p c~; projection: h~ = W_hr (o tanh(c~))
+ *   GRU         r, z = s(...); n = tanh(W_n x + b_in + r (U_n (d h') + b_hn)); h~ = z h' + (1 - z) n
+ *   GRU_BEFORE  r, z the same; n = tanh(W_n x + b_in + U_n (r d h') + b_hn); h~ as above
+ *   MUT1..3     r, z, n as GRU_BEFORE with b_ih alone, h~ = z n + (1 - z) h'; MUT1: no U_z, n = tanh(tanh(W_n x) + U_n (r d h') + b_n);
+ *               MUT3: z sees U_z tanh(d h') (Jozefowicz et al. 2015)
+ *   layer norm  (LSTM, GRU) W x and U (d h') are normalised over all their G H sums, gain and bias each, before biases are added;
+ *               the LSTM's h~ = o tanh(norm(c~)). Variance + 1e-5.
+ *   zoneout     last: c = m_c c' + (1 - m_c) c~, h = m_h h' + (1 - m_h) h~ (Krueger et al. 2017) */
+typedef enum { FSQ_RNN_TANH, FSQ_RNN_RELU, FSQ_LSTM, FSQ_GRU, FSQ_GRU_BEFORE, FSQ_MUT1, FSQ_MUT2, FSQ_MUT3 } fsq_cell;
+
+/* One layer's sizes and options: the same for its directions. */
+typedef struct {
+    fsq_cell cell;
+    int layer_norm;
+    ptrdiff_t T, B, I, H, P;                /* P: the size of h, which is H unless there is a projection */
+    ptrdiff_t from, to;                     /* the steps of this call, 0 <= from <= to <= T. N = to - from; arrays with N hold just these steps */
+    const int64_t *lengths;                 /* (B), each 0..T: the steps of a row; NULL: T */
+    const unsigned char *reset;             /* (T, B): not 0 = no state crosses from t-1 to t or back; NULL: none */
+    double recurrent_dropout, zoneout_h, zoneout_c;
+    int draw;                               /* 1: masks are drawn (training); 0: no dropout, and m = p in zoneout */
+} fsq_recurrent_call;
+
+/* Arrays of the entry point's float type, C order; NULL for what the layer does not have. G = 1 (RNN), 4 (LSTM), 3. */
+typedef struct {
+    const void *w_ih, *w_hh, *b_ih, *b_hh;  /* (G H, I), (G H, P), (G H), (G H) */
+    const void *w_hr, *w_ch;                /* (P, H); (3, H) in the order i, f, o */
+    const void *ln_ih_weight, *ln_ih_bias, *ln_hh_weight, *ln_hh_bias;      /* (G H) */
+    const void *ln_c_weight, *ln_c_bias;    /* (H) */
+} fsq_recurrent_weights;
+
+/* One direction of a layer. */
+typedef struct {
+    int reverse;                            /* 1: from each row's own end to its beginning */
+    uint64_t key_dropout, key_zoneout_h, key_zoneout_c;    /* of Philox; the word of (t, b, unit u) has the counter (u / 4, t, b, 0), dropout's t = 0 */
+    const void *packed;                     /* by fsq_recurrent_pack; backward reads the weights themselves */
+    fsq_recurrent_weights weights;          /* forward reads all but w_ih, w_hh, w_hr and, without layer norm, biases of the cells from here */
+    const void *x;                          /* in     (N, B, I) */
+    const void *h_0, *c_0;                  /* in     (B, P), (B, H) or NULL = 0; c: LSTM only, here and below */
+    void *y;                                /* out    (N, B, P), rows y_row >= P apart; backward reads it */
+    ptrdiff_t y_row;
+    void *h_n, *c_n;                        /* out    (B, P), (B, H): the state after each row's last step of this call; may be h_0, c_0 */
+    void *cells;                            /* cache  (N, B, H) c_t; NULL where neither backward nor the caller wants it */
+    void *cache;                            /* cache  (N, B, fsq_recurrent_cache_width); NULL for inference */
+} fsq_recurrent_direction;
+
+/* What backward takes and gives for one direction. In: NULL = 0; out: NULL = not wanted. */
+typedef struct {
+    const void *dy;                         /* in     as y, rows y_row apart */
+    const void *dh_n, *dc_n, *dcells;       /* in     (B, P), (B, H), (N, B, H) */
+    void *dx;                               /* out    (N, B, I); rows past a row's end are not written */
+    void *dh_0, *dc_0;                      /* out    (B, P), (B, H), always wanted (dc_0: LSTM); may be dh_n, dc_n */
+    void *dstates;                          /* out    (N, B, P) dL/dh_t by all its ways, as dx */
+    int weights, accumulate;                /* 1: the gradients below are wanted; 1: they are added to what is there */
+    void *dw_ih, *dw_hh, *db_ih, *db_hh;    /* out    as the weights, all or, with weights = 0, none */
+    void *dw_hr, *dw_ch, *dln_ih_weight, *dln_ih_bias, *dln_hh_weight, *dln_hh_bias, *dln_c_weight, *dln_c_bias; /* out where the layer has them */
+} fsq_recurrent_gradients;
+
+/* Reals per (t, b) that backward needs beside y and c. */
+ptrdiff_t fsq_recurrent_cache_width(const fsq_recurrent_call *call);
+
 #define FSQ_REAL float
 #define FSQ_OP(name) name##_f32
 #include "fastseq.h"
@@ -88,43 +152,34 @@ size_t FSQ_OP(fsq_matmul_work)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, int packed
 size_t FSQ_OP(fsq_matmul_packed_size)(ptrdiff_t N, ptrdiff_t K);
 void FSQ_OP(fsq_matmul_pack)(FSQ_REAL *panels, const FSQ_REAL *b, ptrdiff_t N, ptrdiff_t K, ptrdiff_t b_row, ptrdiff_t b_col, int threads);
 
-/* ---------------------------------------------------------------- lstm
- * i, f, o = sigmoid, g = tanh of (W_ih x_t + b_ih + W_hh h_{t-1} + b_hh); c_t = f c_{t-1} + i g; h_t = o tanh(c_t).
- * Denormals are flushed to zero inside (per worker, restored on return).
+/* ---------------------------------------------------------------- recurrent: RNN, LSTM, GRU and MUT over a sequence
+ * The equations stand beside fsq_cell. Denormals are flushed to zero inside (per worker, restored on return).
  *
- * lstm_pack: packed (fsq_lstm_packed_size reals, for the instruction set in use) from w_ih (4H, I), w_hh (4H, H), gates in
- * the order i, f, g, o; b_ih, b_hh (4H) or NULL = 0.
+ * recurrent_pack: packed (fsq_recurrent_packed_size reals, for the instruction set in use) from one direction's weights.
+ * Of the call only cell, I, H, P and layer_norm are read.
  *
- * lstm_forward:
- *   y (T, B, H)       out    h_t
- *   h_n, c_n (B, H)   out    the state after the last step; may be h_0 and c_0 themselves
- *   gates (T, B, 4, H) cache i, f, g, o; NULL for inference
- *   cells (T, B, H)   cache  c_t; NULL exactly where gates is
- *   x (T, B, I); h_0, c_0 (B, H) or NULL = zeros
- * Row b of y, h_n and c_n depends on row b of x, h_0, c_0 and on the weights only: the same bits in any batch, and step by step. */
-size_t FSQ_OP(fsq_lstm_packed_size)(ptrdiff_t I, ptrdiff_t H);
-void FSQ_OP(fsq_lstm_pack)(FSQ_REAL *packed, const FSQ_REAL *w_ih, const FSQ_REAL *w_hh, const FSQ_REAL *b_ih, const FSQ_REAL *b_hh,
-                           ptrdiff_t I, ptrdiff_t H, int threads);
-void FSQ_OP(fsq_lstm_forward)(FSQ_REAL *y, FSQ_REAL *h_n, FSQ_REAL *c_n, FSQ_REAL *gates, FSQ_REAL *cells,
-                              const FSQ_REAL *x, const FSQ_REAL *h_0, const FSQ_REAL *c_0, const FSQ_REAL *packed,
-                              ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, int threads, void *work);
-size_t FSQ_OP(fsq_lstm_forward_work)(ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, int threads);
-/* lstm_step: one step of a stream. h, c (B, H) are read and replaced; x (B, I). The same bits as lstm_forward. */
-void FSQ_OP(fsq_lstm_step)(FSQ_REAL *h, FSQ_REAL *c, const FSQ_REAL *x, const FSQ_REAL *packed,
-                           ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, int threads, void *work);
-size_t FSQ_OP(fsq_lstm_step_work)(ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, int threads);
-/* lstm_backward: given dy (T, B, H) = dL/dy and dh_n, dc_n (B, H), each or NULL = 0,
- *   dx (T, B, I) out, or NULL where it is not wanted
- *   dh_0, dc_0 (B, H) out
- *   dw_ih (4H, I), dw_hh (4H, H), db (4H) out: the gradient of b_ih and of b_hh alike; all three or none (NULL)
- * from the cache gates, cells and y of the forward call and its inputs. dx of a row depends on that row only; every entry of
- * dw is one chain of additions over (t, b), descending, whatever the threads. */
-void FSQ_OP(fsq_lstm_backward)(FSQ_REAL *dx, FSQ_REAL *dh_0, FSQ_REAL *dc_0, FSQ_REAL *dw_ih, FSQ_REAL *dw_hh, FSQ_REAL *db,
-                               const FSQ_REAL *gates, const FSQ_REAL *cells, const FSQ_REAL *y,
-                               const FSQ_REAL *dy, const FSQ_REAL *dh_n, const FSQ_REAL *dc_n,
-                               const FSQ_REAL *x, const FSQ_REAL *h_0, const FSQ_REAL *c_0, const FSQ_REAL *w_ih, const FSQ_REAL *w_hh,
-                               ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, int threads, void *work);
-size_t FSQ_OP(fsq_lstm_backward_work)(ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, int threads);
+ * recurrent_forward: steps [from, to) of one layer, its D = 1 or 2 directions side by side, as fsq_recurrent_direction says.
+ * The caller has filled y, cells and cache rows past a row's end with what it wants there: they are neither written nor read.
+ * A row's y, h_n, c_n depend on that row of x, h_0, c_0 and on the weights only: the same bits in any batch, for any lengths of
+ * other rows, and step by step.
+ *
+ * recurrent_backward: the same arguments as the forward call of these steps had, cache included, and, for each direction, the
+ * upstream gradients and where the results go. dx of a row depends on that row only; every entry of a weight's gradient is one
+ * chain of additions over the steps, last to first, and in a step over the rows (longest first), last to first, whatever the
+ * threads; the chain goes on from what is there where accumulate is 1: calls on [k, T) and then on [0, k) add up to the bits of
+ * one call on [0, T).
+ *
+ * recurrent_stack: L layers with one direction each, forwards in time, from the first up; each but the first reads as x the y of the
+ * one below (y_row = P = its I). One step of a stream is a call with T = 1 in which h_n and c_n are h_0 and c_0 themselves. No cache. */
+size_t FSQ_OP(fsq_recurrent_packed_size)(const fsq_recurrent_call *call);
+void FSQ_OP(fsq_recurrent_pack)(FSQ_REAL *packed, const fsq_recurrent_call *call, const fsq_recurrent_weights *weights, int threads);
+void FSQ_OP(fsq_recurrent_forward)(const fsq_recurrent_call *call, const fsq_recurrent_direction *directions, int D, int threads, void *work);
+size_t FSQ_OP(fsq_recurrent_forward_work)(const fsq_recurrent_call *call, int D, int threads);
+void FSQ_OP(fsq_recurrent_backward)(const fsq_recurrent_call *call, const fsq_recurrent_direction *directions,
+                                    const fsq_recurrent_gradients *gradients, int D, int threads, void *work);
+size_t FSQ_OP(fsq_recurrent_backward_work)(const fsq_recurrent_call *call, int D, int threads);
+void FSQ_OP(fsq_recurrent_stack)(const fsq_recurrent_call *calls, const fsq_recurrent_direction *layers, int L, int threads, void *work);
+size_t FSQ_OP(fsq_recurrent_stack_work)(const fsq_recurrent_call *calls, int L, int threads);
 
 /* ---------------------------------------------------------------- pointwise
  * y (n) = f(x (n)); y may be x. Backward: dx = dy f'(x), from `saved` = y, but for FSQ_LOG saved = x; dx may be dy. */

@@ -12,7 +12,7 @@ Examples
 (10, 2, 8)
 """
 
-from fastseq import functional, models, nn, optim, runtime
+from fastseq import diagnostics, functional, models, nn, optim, runtime
 from fastseq.autograd import Function, Tensor, gradcheck, no_grad
 from fastseq.functional import concatenate, stack, where
 from fastseq.nn.serialization import load
@@ -25,6 +25,7 @@ __all__ = [
     "Tensor",
     "__version__",
     "concatenate",
+    "diagnostics",
     "functional",
     "get_num_threads",
     "gradcheck",

@@ -9,10 +9,10 @@ once and gives it to the op and to the question how much scratch the op needs, w
 """
 cimport numpy as cnp
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport free
-from libc.string cimport memcpy
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
 from numpy cimport (
-    NPY_ARRAY_CARRAY_RO, NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_DIM, PyArray_DIMS, PyArray_EMPTY, PyArray_FROM_OTF, PyArray_ISBEHAVED_RO,
+    NPY_ARRAY_CARRAY_RO, NPY_DOUBLE, NPY_FLOAT, PyArray_CheckExact, PyArray_DATA, PyArray_DIM, PyArray_DIMS, PyArray_EMPTY, PyArray_FROM_OTF, PyArray_ISBEHAVED_RO,
     PyArray_ISCARRAY, PyArray_ISCARRAY_RO, PyArray_NDIM, PyArray_SIZE, PyArray_SimpleNewFromData, PyArray_STRIDE, PyArray_TYPE, import_array, ndarray, npy_intp, set_array_base)
 
 from fastseq._csrc cimport *
@@ -347,6 +347,28 @@ def matmul(ndarray a not None, b, ndarray bias, str function):
     return None
 
 
+def matmul_plain(a, b):
+    """a b for two matrices of one float type that fit, b perhaps packed: the shortest way, for what costs little else. None where
+    there is anything more to look at."""
+    cdef MatmulPacked packed
+    cdef ndarray x
+    cdef int type_
+    if type(a) is not ndarray or PyArray_NDIM(<ndarray>a) != 2 or not PyArray_ISBEHAVED_RO(<ndarray>a):
+        return None
+    x = <ndarray>a
+    type_ = PyArray_TYPE(x)
+    if type(b) is ndarray:
+        if (PyArray_NDIM(<ndarray>b) == 2 and PyArray_ISBEHAVED_RO(<ndarray>b) and PyArray_TYPE(<ndarray>b) == type_ and (type_ == NPY_FLOAT or type_ == NPY_DOUBLE)
+                and PyArray_DIM(<ndarray>b, 0) == PyArray_DIM(x, 1) and <double>PyArray_DIM(x, 0) * <double>PyArray_DIM(<ndarray>b, 1) < 2.0**59):
+            return product(x, <ndarray>b, None, PyArray_DIM(<ndarray>b, 1), None, IDENTITY)
+    elif type(b) is MatmulPacked:
+        packed = <MatmulPacked>b
+        if packed.type == type_ and packed.K == PyArray_DIM(x, 1) and <double>PyArray_DIM(x, 0) * <double>packed.N < 2.0**59:
+            packed.check()
+            return product(x, None, packed, packed.N, None, IDENTITY)
+    return None
+
+
 def matmul_batch(ndarray a not None, ndarray b not None, ndarray bias, str function):
     """f(a b + bias) for a (E, M, K) and b (E, K, N). Any strides."""
     return product(a, b, None, PyArray_DIM(b, 2), bias, function)
@@ -392,211 +414,602 @@ def bias_backward(ndarray dy not None):
     return db
 
 
-# ---------------------------------------------------------------- lstm
+# ---------------------------------------------------------------- recurrent layers
 
-cdef class LSTMPacked(Panels):
-    """An LSTM's weights in panels, and the arrays that they came from, which BPTT reads."""
+# The names of csrc/fastseq.h's fsq_cell.
+CELLS = {"rnn_tanh": FSQ_RNN_TANH, "rnn_relu": FSQ_RNN_RELU, "lstm": FSQ_LSTM, "gru": FSQ_GRU, "gru_before": FSQ_GRU_BEFORE,
+         "mut1": FSQ_MUT1, "mut2": FSQ_MUT2, "mut3": FSQ_MUT3}
 
-    cdef readonly ndarray w_ih, w_hh
-    cdef readonly npy_intp input_size, hidden_size
-    cdef uint64_t fingerprint[2]
+cdef enum:
+    WEIGHTS = 12                                # arrays of one direction, in one order in Python and in C:
+    B_IH = 2                                    # w_ih, w_hh, b_ih, b_hh, ...
+    B_HH = 3
+
+cdef extern from *:
+    """
+    #include <stddef.h>
+    _Static_assert(sizeof(fsq_recurrent_weights) == 12 * sizeof(void *), "WEIGHTS");
+    _Static_assert(sizeof(fsq_recurrent_gradients) - offsetof(fsq_recurrent_gradients, dw_ih) == 12 * sizeof(void *), "WEIGHTS");
+    """
 
 
 cdef inline size_t bytes_of(ndarray a) noexcept nogil:
     return 0 if a is None else PyArray_SIZE(a) * (4 if is_single(a) else 8)
 
 
-def lstm_pack(ndarray w_ih not None, ndarray w_hh not None, ndarray b_ih, ndarray b_hh, LSTMPacked packed=None):
-    """w_ih (4H, I), w_hh (4H, H), b_ih and b_hh (4H,) or None in panels: `packed` itself where it holds these very numbers."""
-    cdef int threads = fsq_threads_get(), type = PyArray_TYPE(w_ih)
-    cdef npy_intp I = PyArray_DIM(w_ih, 1), H = PyArray_DIM(w_hh, 1)
-    cdef uint64_t[2] state = [0, 0]
-    w_ih, w_hh, b_ih, b_hh = dense(w_ih), dense(w_hh), dense_or_none(b_ih), dense_or_none(b_hh)
-    with nogil:
-        fsq_fingerprint(state, PyArray_DATA(w_ih), bytes_of(w_ih), threads)
-        fsq_fingerprint(state, PyArray_DATA(w_hh), bytes_of(w_hh), threads)
-        fsq_fingerprint(state, pointer(b_ih), bytes_of(b_ih), threads)
-        fsq_fingerprint(state, pointer(b_hh), bytes_of(b_hh), threads)
-    if (packed is None or packed.type != type or packed.input_size != I or packed.hidden_size != H or packed.isa != fsq_isa_name()
-            or packed.fingerprint[0] != state[0] or packed.fingerprint[1] != state[1]):
-        packed = LSTMPacked.__new__(LSTMPacked)
-        packed.input_size, packed.hidden_size = I, H
-        packed.fingerprint[0], packed.fingerprint[1] = state[0], state[1]
-        packed.reserve(type, lstm_packed_size_c(type == NPY_FLOAT, I, H))
-        with nogil:
-            lstm_pack_c(type == NPY_FLOAT, packed.memory, PyArray_DATA(w_ih), PyArray_DATA(w_hh), pointer(b_ih), pointer(b_hh), I, H, threads)
-    packed.w_ih, packed.w_hh = w_ih, w_hh
-    return packed
+cdef inline void *row_of(ndarray a, npy_intp i) noexcept nogil:
+    """a[i] of a dense array."""
+    return NULL if a is None else <char *>PyArray_DATA(a) + i * PyArray_STRIDE(a, 0)
 
 
-cdef class LSTMCache:
-    """What lstm_backward needs of a forward call."""
-
-    cdef readonly ndarray gates, cells, y, x, h_0, c_0, w_ih, w_hh
+cdef inline void *after(const void *start, npy_intp bytes) noexcept nogil:
+    return NULL if start == NULL else <char *>start + bytes
 
 
-def lstm_forward(ndarray x not None, ndarray h_0, ndarray c_0, LSTMPacked packed not None, bint training):
-    """x (T, B, I), h_0 and c_0 (B, H) or None -> y (T, B, H), h_n, c_n (B, H), LSTMCache or None."""
-    cdef int threads = fsq_threads_get(), type = packed.type
-    cdef bint single = type == NPY_FLOAT
-    cdef npy_intp T = PyArray_DIM(x, 0), B = PyArray_DIM(x, 1), I = packed.input_size, H = packed.hidden_size
-    cdef npy_intp dims[4]
-    cdef ndarray y, h_n, c_n
-    cdef LSTMCache cache = None
-    cdef void *gates = NULL
-    cdef void *cells = NULL
-    cdef size_t bytes = lstm_forward_work_c(single, T, B, I, H, threads)
-    cdef void *work
-    packed.check()
-    x, h_0, c_0 = dense(x), dense_or_none(h_0), dense_or_none(c_0)
-    dims[0], dims[1], dims[2], dims[3] = T, B, H, 0
-    y = PyArray_EMPTY(3, dims, type, 0)
-    h_n, c_n = PyArray_EMPTY(2, dims + 1, type, 0), PyArray_EMPTY(2, dims + 1, type, 0)
-    if training:
-        cache = LSTMCache.__new__(LSTMCache)
-        cache.cells = empty_cache(3, dims, type)
-        dims[2], dims[3] = 4, H
-        cache.gates = empty_cache(4, dims, type)
-        cache.y, cache.x, cache.h_0, cache.c_0, cache.w_ih, cache.w_hh = y, x, h_0, c_0, packed.w_ih, packed.w_hh
-        gates, cells = PyArray_DATA(cache.gates), PyArray_DATA(cache.cells)
-    work = scratch_take(bytes)
-    with nogil:
-        lstm_forward_c(single, PyArray_DATA(y), PyArray_DATA(h_n), PyArray_DATA(c_n), gates, cells, PyArray_DATA(x),
-                       pointer(h_0), pointer(c_0), packed.memory, T, B, I, H, threads, work)
-        scratch_give(work, bytes)
-    return y, h_n, c_n, cache
+cdef void zero_past_end(ndarray a, const int64_t *lengths, npy_intp T, npy_intp B) noexcept:
+    """a (..., T, B, n): the steps at or after a row's length become zeros."""
+    cdef size_t width = last_axis(a) * (4 if is_single(a) else 8)
+    cdef npy_intp i
+    for i in range(PyArray_SIZE(a) // last_axis(a) if width else 0):
+        if i // B % T >= lengths[i % B]:
+            memset(<char *>PyArray_DATA(a) + i * width, 0, width)
 
 
-def lstm_backward(LSTMCache cache not None, ndarray dy, ndarray dh_n, ndarray dc_n, bint need_dx, bint need_weights):
-    """dy (T, B, H), dh_n and dc_n (B, H), each or None = 0 -> dx, dh_0, dc_0, dw_ih, dw_hh, db; None for what is not needed."""
-    cdef int threads = fsq_threads_get(), type = PyArray_TYPE(cache.x)
-    cdef bint single = type == NPY_FLOAT
-    cdef npy_intp T = PyArray_DIM(cache.x, 0), B = PyArray_DIM(cache.x, 1), I = PyArray_DIM(cache.x, 2), H = PyArray_DIM(cache.y, 2)
-    cdef ndarray dx = None, dw_ih = None, dw_hh = None, db = None
-    cdef ndarray dh_0 = empty(type, (B, H)), dc_0 = empty(type, (B, H))
-    cdef size_t bytes = lstm_backward_work_c(single, T, B, I, H, threads)
-    cdef void *work
-    dy, dh_n, dc_n = dense_or_none(dy), dense_or_none(dh_n), dense_or_none(dc_n)
-    if need_dx:
-        dx = empty_like(cache.x)
-    if need_weights:
-        dw_ih, dw_hh, db = empty_like(cache.w_ih), empty_like(cache.w_hh), empty(type, (4 * H,))
-    work = scratch_take(bytes)
-    with nogil:
-        lstm_backward_c(single, pointer(dx), PyArray_DATA(dh_0), PyArray_DATA(dc_0), pointer(dw_ih), pointer(dw_hh), pointer(db),
-                        PyArray_DATA(cache.gates), PyArray_DATA(cache.cells), PyArray_DATA(cache.y), pointer(dy), pointer(dh_n), pointer(dc_n),
-                        PyArray_DATA(cache.x), pointer(cache.h_0), pointer(cache.c_0), PyArray_DATA(cache.w_ih), PyArray_DATA(cache.w_hh),
-                        T, B, I, H, threads, work)
-        scratch_give(work, bytes)
-    return dx, dh_0, dc_0, dw_ih, dw_hh, db
+cdef object dense_weights(object weights, fsq_recurrent_weights *pointers, size_t *bytes):
+    """One direction's weights, itself where all are dense; `pointers` and `bytes` describe them."""
+    cdef const void **each = &pointers.w_ih
+    cdef list arrays = list(weights)            # a named tuple is slow to index
+    cdef bint same = True
+    cdef ndarray a
+    cdef int i
+    for i in range(WEIGHTS):
+        a = dense_or_none(arrays[i])
+        each[i], bytes[i] = pointer(a), bytes_of(a)
+        if a is not arrays[i]:
+            arrays[i], same = a, False
+    return weights if same else type(weights)(*arrays)
 
 
-cdef class LSTMStream:
-    """An LSTM one step at a time: a snapshot of the weights and the state (h, c), each (B, H).
+cdef class RecurrentPacked(Panels):
+    """A recurrent layer's weights in panels, direction after direction, and the arrays that they came from, which forward and BPTT read too."""
 
-    `source`, where set, is called by `refresh` for the packed weights of now.
-    """
-
-    cdef LSTMPacked packed
-    cdef ndarray h, c
-    cdef size_t bytes
-    cdef int threads
-    cdef readonly npy_intp batch_size
-    cdef public object source
-
-    def __init__(self, LSTMPacked packed not None, npy_intp batch_size):
-        self.packed, self.batch_size = packed, batch_size
-        self.h, self.c = np.zeros((batch_size, packed.hidden_size), packed.dtype), np.zeros((batch_size, packed.hidden_size), packed.dtype)
+    cdef readonly str cell
+    cdef readonly tuple directions              # backends.recurrent.Weights
+    cdef fsq_recurrent_call sizes
+    cdef fsq_recurrent_weights pointers[2]
+    cdef npy_intp panel_bytes                   # of one direction
+    cdef uint64_t fingerprint[2]
 
     @property
     def input_size(self):
-        return self.packed.input_size
+        return self.sizes.I
 
     @property
     def hidden_size(self):
-        return self.packed.hidden_size
+        return self.sizes.H
+
+    @property
+    def output_size(self):
+        """The width of h."""
+        return self.sizes.P
+
+    cdef bint fits(self, int type, const fsq_recurrent_call *sizes, int D) noexcept:
+        """Whether these panels hold weights of these sizes, for the instruction set in use."""
+        return (self.type == type and self.isa == fsq_isa_name() and len(self.directions) == D and self.sizes.cell == sizes.cell
+                and self.sizes.layer_norm == sizes.layer_norm and self.sizes.I == sizes.I and self.sizes.H == sizes.H and self.sizes.P == sizes.P)
+
+
+def recurrent_pack(str cell not None, tuple directions not None, RecurrentPacked packed=None):
+    """One layer's weights, of 1 or 2 directions, in panels: `packed` itself where it holds these very numbers."""
+    cdef int threads = fsq_threads_get(), D = <int>len(directions), d, i
+    cdef fsq_recurrent_call sizes
+    cdef fsq_recurrent_weights pointers[2]
+    cdef size_t bytes[2 * WEIGHTS]
+    cdef uint64_t[2] state = [0, 0]
+    cdef const void **each
+    cdef ndarray w_ih, w_hh, w_hr
+    cdef int type
+    cdef bint single
+    if not 1 <= D <= 2:
+        raise ValueError(f"directions: expected 1 or 2, got {D}")
+    w_ih, w_hh, w_hr = directions[0].w_ih, directions[0].w_hh, directions[0].w_hr
+    type = PyArray_TYPE(w_ih)
+    single = type == NPY_FLOAT
+    memset(&sizes, 0, sizeof(sizes))
+    sizes.cell, sizes.layer_norm = CELLS[cell], directions[0].ln_ih_weight is not None
+    sizes.I, sizes.P = PyArray_DIM(w_ih, 1), PyArray_DIM(w_hh, 1)
+    sizes.H = sizes.P if w_hr is None else PyArray_DIM(w_hr, 1)
+    directions = tuple([dense_weights(directions[d], &pointers[d], &bytes[d * WEIGHTS]) for d in range(D)])
+    with nogil:
+        for d in range(D):
+            each = &pointers[d].w_ih
+            for i in range(WEIGHTS):
+                fsq_fingerprint(state, each[i], bytes[d * WEIGHTS + i], threads)
+    if packed is None or not packed.fits(type, &sizes, D) or packed.fingerprint[0] != state[0] or packed.fingerprint[1] != state[1]:
+        packed = RecurrentPacked.__new__(RecurrentPacked)
+        packed.cell, packed.sizes = cell, sizes
+        packed.fingerprint[0], packed.fingerprint[1] = state[0], state[1]
+        packed.panel_bytes = (recurrent_packed_size_c(single, &sizes) * (4 if single else 8) + LINE - 1) // LINE * LINE
+        packed.reserve(type, D * packed.panel_bytes // (4 if single else 8))
+        with nogil:
+            for d in range(D):
+                recurrent_pack_c(single, after(packed.memory, d * packed.panel_bytes), &sizes, &pointers[d], threads)
+    packed.directions = directions
+    for d in range(D):
+        packed.pointers[d] = pointers[d]
+    return packed
+
+
+cdef class RecurrentCache:
+    """A forward call: its arguments as C takes them, and what recurrent_backward needs of its results."""
+
+    cdef fsq_recurrent_call call
+    cdef fsq_recurrent_direction directions[2]
+    cdef int D
+    cdef RecurrentPacked packed
+    cdef tuple weights                          # backends.recurrent.Weights of then: `packed` may get other arrays of the same numbers
+    cdef ndarray x, y, h_0, c_0, lengths, reset
+    cdef readonly ndarray cells, saved          # (D, T, B, H) and (D, T, B, what C wants)
+    cdef npy_intp every, segments               # with checkpoints: steps of a segment, and how many of them
+    cdef ndarray h, c                           # with checkpoints: the states before each segment but the first, (D, segments - 1, B, ...)
+
+    cdef int prepare(self, RecurrentPacked packed, ndarray x, ndarray h_0, ndarray c_0, ndarray lengths, ndarray reset, object noise) except -1:
+        """Everything but the places of the results."""
+        cdef int d
+        self.packed, self.weights, self.D = packed, packed.directions, <int>len(packed.directions)
+        self.x, self.h_0, self.c_0, self.lengths, self.reset = dense(x), dense_or_none(h_0), dense_or_none(c_0), dense_or_none(lengths), dense_or_none(reset)
+        self.call = packed.sizes
+        self.call.T, self.call.B = PyArray_DIM(x, 0), PyArray_DIM(x, 1)
+        self.call.end = self.call.T
+        self.call.lengths, self.call.reset = <const int64_t *>pointer(self.lengths), <const unsigned char *>pointer(self.reset)
+        for d in range(self.D):
+            self.directions[d].reverse, self.directions[d].weights = d, packed.pointers[d]
+            self.directions[d].packed = after(packed.memory, d * packed.panel_bytes)
+            self.directions[d].x = PyArray_DATA(self.x)
+            self.directions[d].h_0, self.directions[d].c_0 = row_of(self.h_0, d), row_of(self.c_0, d)
+            self.directions[d].y_row = self.D * self.call.P
+        self.call.recurrent_dropout, self.call.zoneout_h, self.call.zoneout_c, self.call.draw, seed, layer, number = noise
+        if self.call.draw and (self.call.recurrent_dropout != 0 or self.call.zoneout_h != 0 or self.call.zoneout_c != 0):
+            for d in range(self.D):
+                self.directions[d].key_dropout = noise_key(seed, 0, layer + d, number)
+                self.directions[d].key_zoneout_h = noise_key(seed, 1, layer + d, number)
+                self.directions[d].key_zoneout_c = noise_key(seed, 2, layer + d, number)
+        return 0
+
+    cdef int place(self, ndarray y, ndarray h_n, ndarray c_n) noexcept:
+        """The places of the results."""
+        cdef int d
+        self.y = y
+        for d in range(self.D):
+            self.directions[d].y = after(PyArray_DATA(y), d * self.call.P * PyArray_STRIDE(y, 2))
+            self.directions[d].h_n, self.directions[d].c_n = row_of(h_n, d), row_of(c_n, d)
+            self.directions[d].cells, self.directions[d].cache = row_of(self.cells, d), row_of(self.saved, d)
+        return 0
+
+    cdef void segment(self, int d, npy_intp s, fsq_recurrent_call *call, fsq_recurrent_direction *direction) noexcept:
+        """The s-th segment in direction d: its steps, and where its part of x and of the states lies."""
+        cdef npy_intp size = 4 if self.packed.type == NPY_FLOAT else 8
+        cdef npy_intp rows = self.call.B * size * (self.segments - 1)
+        call[0], direction[0] = self.call, self.directions[d]
+        call.start = self.every * (self.segments - 1 - s if direction.reverse else s)
+        call.end = min(call.T, call.start + self.every)
+        direction.x = after(direction.x, call.start * call.B * call.I * size)
+        if s > 0:
+            direction.h_0 = after(pointer(self.h), d * rows * call.P + (s - 1) * call.B * call.P * size)
+            direction.c_0 = after(pointer(self.c), d * rows * call.H + (s - 1) * call.B * call.H * size)
+
+
+cdef uint64_t noise_key(uint64_t seed, uint32_t kind, uint32_t layer, uint32_t call) noexcept nogil:
+    """Philox's key for the masks of one kind: 0 recurrent dropout, 1 and 2 zoneout of h and of c."""
+    cdef uint32_t[4] counter = [kind, layer, call, 0x7265636E]
+    cdef uint32_t out[4]
+    fsq_philox(out, seed, counter)
+    return out[0] | <uint64_t>out[1] << 32
+
+
+cdef int forward_run(bint single, const fsq_recurrent_call *call, const fsq_recurrent_direction *directions, int D, int threads) except -1:
+    cdef size_t bytes = recurrent_forward_work_c(single, call, D, threads)
+    cdef void *work = scratch_take(bytes)
+    with nogil:
+        recurrent_forward_c(single, call, directions, D, threads, work)
+        scratch_give(work, bytes)
+    return 0
+
+
+cdef int backward_run(bint single, const fsq_recurrent_call *call, const fsq_recurrent_direction *directions, const fsq_recurrent_gradients *gradients,
+                      int D, int threads) except -1:
+    cdef size_t bytes = recurrent_backward_work_c(single, call, D, threads)
+    cdef void *work = scratch_take(bytes)
+    with nogil:
+        recurrent_backward_c(single, call, directions, gradients, D, threads, work)
+        scratch_give(work, bytes)
+    return 0
+
+
+def recurrent_forward(ndarray x not None, ndarray h_0, ndarray c_0, RecurrentPacked packed not None, ndarray lengths, ndarray reset, noise,
+                      bint training, bint states, npy_intp every):
+    """x (T, B, I), h_0 (D, B, P), c_0 (D, B, H) or None -> y (T, B, D P), h_n, c_n, cells (D, T, B, H) where `states` asks, RecurrentCache in training.
+
+    every: 0, or how many steps lie between checkpoints, which training then keeps instead of a cache.
+    """
+    cdef int threads = fsq_threads_get(), type = packed.type
+    cdef bint single = type == NPY_FLOAT, lstm = packed.sizes.cell == FSQ_LSTM, checkpoints = training and every > 0
+    cdef RecurrentCache run = RecurrentCache.__new__(RecurrentCache)
+    cdef npy_intp dims[4]
+    cdef ndarray y, h_n, c_n = None, cells = None
+    packed.check()
+    if training and lengths is not None:
+        lengths = lengths.copy()                # backward trusts them
+    run.prepare(packed, x, h_0, c_0, lengths, reset, noise)
+    dims[0], dims[1], dims[2] = run.call.T, run.call.B, run.D * run.call.P
+    y = PyArray_EMPTY(3, dims, type, 0)
+    dims[0], dims[2] = run.D, run.call.P
+    h_n = PyArray_EMPTY(3, dims, type, 0)
+    if lstm:
+        dims[2] = run.call.H
+        c_n = PyArray_EMPTY(3, dims, type, 0)
+    dims[1], dims[2], dims[3] = run.call.T, run.call.B, run.call.H
+    if lstm and (states or training and not checkpoints):
+        run.cells = empty_cache(4, dims, type)
+    if training and not checkpoints:
+        dims[3] = fsq_recurrent_cache_width(&run.call)
+        run.saved = empty_cache(4, dims, type)
+    run.place(y, h_n, c_n)
+    if lengths is not None:
+        zero_past_end(y, run.call.lengths, run.call.T, run.call.B)
+        if states and lstm:
+            zero_past_end(run.cells, run.call.lengths, run.call.T, run.call.B)
+    if checkpoints:
+        run.every, run.segments = every, max(1, (run.call.T + every - 1) // every)
+        forward_in_segments(run, threads)
+    else:
+        forward_run(single, &run.call, run.directions, run.D, threads)
+    cells = run.cells if states else None
+    if checkpoints:
+        run.y, run.cells = None, None           # backward computes them again
+    return y, h_n, c_n, cells, run if training else None
+
+
+cdef int forward_in_segments(RecurrentCache run, int threads) except -1:
+    """Forward with a checkpoint at the beginning of each segment: the state that the one before it left."""
+    cdef int type = run.packed.type, d
+    cdef npy_intp s, size = 4 if type == NPY_FLOAT else 8
+    cdef fsq_recurrent_call call, next_call
+    cdef fsq_recurrent_direction direction, next_direction
+    run.h = empty(type, (run.D, run.segments - 1, run.call.B, run.call.P))
+    run.c = empty(type, (run.D, run.segments - 1, run.call.B, run.call.H)) if run.call.cell == FSQ_LSTM else None
+    for d in range(run.D):
+        for s in range(run.segments):
+            run.segment(d, s, &call, &direction)
+            direction.y = after(direction.y, call.start * call.B * direction.y_row * size)
+            direction.cells = after(direction.cells, call.start * call.B * call.H * size)
+            if s < run.segments - 1:
+                run.segment(d, s + 1, &next_call, &next_direction)
+                direction.h_n, direction.c_n = <void *>next_direction.h_0, <void *>next_direction.c_0
+            forward_run(type == NPY_FLOAT, &call, &direction, 1, threads)
+    return 0
+
+
+def recurrent_backward(RecurrentCache cache not None, ndarray dy, ndarray dh_n, ndarray dc_n, ndarray dcells,
+                       bint need_dx, bint need_weights, bint need_dstates):
+    """Upstream gradients, each None = 0 -> a dict: dx, dh_0, dc_0, weights (one for each direction) and dstates; None for what is not needed."""
+    cdef int threads = fsq_threads_get(), type = cache.packed.type, D = cache.D, d
+    cdef npy_intp T = cache.call.T, B = cache.call.B, size = 4 if type == NPY_FLOAT else 8
+    cdef fsq_recurrent_gradients g[2]
+    cdef npy_intp[4] dims = [D, B, cache.call.P, 0]
+    cdef ndarray dx = None, dx_reverse = None, dh_0, dc_0 = None, dstates = None
+    cdef list weights = []
+    cache.packed.check()
+    memset(g, 0, sizeof(g))
+    dy, dh_n, dc_n, dcells = dense_or_none(dy), dense_or_none(dh_n), dense_or_none(dc_n), dense_or_none(dcells)
+    dh_0 = PyArray_EMPTY(3, dims, type, 0)
+    if cache.call.cell == FSQ_LSTM:
+        dims[2] = cache.call.H
+        dc_0 = PyArray_EMPTY(3, dims, type, 0)
+    if need_dx:
+        dx, dx_reverse = empty_like(cache.x), empty_like(cache.x) if D == 2 else None
+    if need_dstates:
+        dims[1], dims[2], dims[3] = T, B, cache.call.P
+        dstates = PyArray_EMPTY(4, dims, type, 0)
+    for d in range(D):
+        g[d].dy, g[d].dcells = after(pointer(dy), d * cache.call.P * size), row_of(dcells, d)
+        g[d].dh_n, g[d].dc_n, g[d].dh_0, g[d].dc_0 = row_of(dh_n, d), row_of(dc_n, d), row_of(dh_0, d), row_of(dc_0, d)
+        g[d].dx, g[d].dstates, g[d].weights = pointer(dx_reverse if d else dx), row_of(dstates, d), need_weights
+        if need_weights:
+            weights.append(new_gradients(list(cache.weights[d]), &g[d], cache.call.cell >= FSQ_MUT1))
+    if cache.every:
+        backward_in_segments(cache, g, threads)
+    else:
+        backward_run(type == NPY_FLOAT, &cache.call, cache.directions, g, D, threads)
+    if cache.lengths is not None:
+        for array in (dx, dx_reverse, dstates):
+            if array is not None:
+                zero_past_end(array, cache.call.lengths, T, B)
+    if dx_reverse is not None:
+        np.add(dx, dx_reverse, dx)
+    return {"dx": dx, "dh_0": dh_0, "dc_0": dc_0, "dstates": dstates,
+            "weights": tuple([wanted_gradients(cache.weights[d], weights[d]) if need_weights else None for d in range(D)])}
+
+
+cdef list new_gradients(list weights, fsq_recurrent_gradients *g, bint mut):
+    """Arrays for the gradients of one direction's weights, which `g` then points to; for both biases, there or not, but a MUT has one."""
+    cdef void **each = &g.dw_ih
+    cdef list arrays = [None] * WEIGHTS
+    cdef ndarray w_ih = weights[0], a
+    cdef int i
+    for i in range(WEIGHTS):
+        if weights[i] is not None:
+            a = empty_like(weights[i])
+        elif i == B_IH or i == B_HH and not mut:
+            a = PyArray_EMPTY(1, PyArray_DIMS(w_ih), PyArray_TYPE(w_ih), 0)
+        else:
+            continue
+        arrays[i], each[i] = a, PyArray_DATA(a)
+    return arrays
+
+
+cdef object wanted_gradients(object weights, list gradients):
+    return type(weights)(*[None if weight is None else gradient for weight, gradient in zip(weights, gradients)])
+
+
+cdef int backward_in_segments(RecurrentCache cache, fsq_recurrent_gradients *gradients, int threads) except -1:
+    """Backward from checkpoints: the last segment first, each forwards again, now with a cache, and then backwards."""
+    cdef int type = cache.packed.type, d
+    cdef bint single = type == NPY_FLOAT
+    cdef npy_intp s, first, size = 4 if single else 8, B = cache.call.B, H = cache.call.H, P = cache.call.P
+    cdef npy_intp[3] dims = [min(cache.every, cache.call.T), B, 0]
+    cdef fsq_recurrent_call call
+    cdef fsq_recurrent_direction direction
+    cdef fsq_recurrent_gradients g
+    cdef ndarray y, saved, h_n = empty(type, (B, P)), cells = None, c_n = None
+    dims[2] = cache.D * P                       # as far apart as the rows of dy
+    y = empty_cache(3, dims, type)
+    dims[2] = fsq_recurrent_cache_width(&cache.call)
+    saved = empty_cache(3, dims, type)
+    if cache.call.cell == FSQ_LSTM:
+        dims[2] = H
+        cells, c_n = empty_cache(3, dims, type), empty(type, (B, H))
+    for d in range(cache.D):
+        g = gradients[d]
+        for s in range(cache.segments - 1, -1, -1):
+            cache.segment(d, s, &call, &direction)
+            direction.y, direction.h_n, direction.c_n = PyArray_DATA(y), PyArray_DATA(h_n), pointer(c_n)
+            direction.cells, direction.cache = pointer(cells), PyArray_DATA(saved)
+            forward_run(single, &call, &direction, 1, threads)
+            first = call.start * B * size
+            g.dy, g.dcells = after(gradients[d].dy, first * direction.y_row), after(gradients[d].dcells, first * H)
+            g.dx, g.dstates = after(gradients[d].dx, first * call.I), after(gradients[d].dstates, first * P)
+            backward_run(single, &call, &direction, &g, 1, threads)
+            g.dh_n, g.dc_n, g.accumulate = g.dh_0, g.dc_0, True
+    return 0
+
+
+def recurrent_stack(ndarray x not None, ndarray h_0, ndarray c_0, tuple layers not None, ndarray lengths, ndarray reset, tuple zoneout not None):
+    """Layers of one direction, each on the one before, nothing recorded: x (T, B, I), h_0 (L, B, P), c_0 (L, B, H) or None -> y (T, B, P), h_n, c_n."""
+    cdef int threads = fsq_threads_get(), L = <int>len(layers), l
+    cdef RecurrentPacked top = layers[L - 1], packed
+    cdef int type = top.type
+    cdef bint single = type == NPY_FLOAT
+    cdef npy_intp[4] dims = [L, PyArray_DIM(x, 0), PyArray_DIM(x, 1), top.sizes.P]
+    cdef bytearray calls_memory = bytearray(L * sizeof(fsq_recurrent_call)), directions_memory = bytearray(L * sizeof(fsq_recurrent_direction))
+    cdef fsq_recurrent_call *calls = <fsq_recurrent_call *><char *>calls_memory
+    cdef fsq_recurrent_direction *directions = <fsq_recurrent_direction *><char *>directions_memory
+    cdef ndarray y = PyArray_EMPTY(3, dims + 1, type, 0), below, h_n, c_n = None
+    cdef size_t bytes
+    cdef void *work
+    dims[0] = L - 1
+    below = empty_cache(4, dims, type)          # y of all layers but the last
+    h_n = empty(type, (L, dims[2], dims[3]))
+    if top.sizes.cell == FSQ_LSTM:
+        c_n = empty(type, (L, dims[2], top.sizes.H))
+    x, h_0, c_0, lengths, reset = dense(x), dense_or_none(h_0), dense_or_none(c_0), dense_or_none(lengths), dense_or_none(reset)
+    if lengths is not None:
+        zero_past_end(y, <const int64_t *>PyArray_DATA(lengths), dims[1], dims[2])
+    for l in range(L):
+        packed = layers[l]
+        packed.check()
+        calls[l] = packed.sizes
+        calls[l].T, calls[l].end, calls[l].B = dims[1], dims[1], dims[2]
+        calls[l].lengths, calls[l].reset = <const int64_t *>pointer(lengths), <const unsigned char *>pointer(reset)
+        calls[l].zoneout_h, calls[l].zoneout_c = zoneout
+        directions[l].packed, directions[l].weights, directions[l].y_row = packed.memory, packed.pointers[0], packed.sizes.P
+        directions[l].x = row_of(below, l - 1) if l else PyArray_DATA(x)
+        directions[l].y = row_of(below, l) if l < L - 1 else PyArray_DATA(y)
+        directions[l].h_0, directions[l].h_n = row_of(h_0, l), row_of(h_n, l)
+        directions[l].c_0, directions[l].c_n = row_of(c_0, l), row_of(c_n, l)
+    bytes = recurrent_stack_work_c(single, calls, L, threads)
+    work = scratch_take(bytes)
+    with nogil:
+        recurrent_stack_c(single, calls, directions, L, threads, work)
+        scratch_give(work, bytes)
+    return y, h_n, c_n
+
+
+cdef class RecurrentStream:
+    """Stacked recurrent layers, one step at a time: a snapshot of the weights, and the state.
+
+    `source`, where set, is called by `refresh` for the packed layers of now.
+    """
+
+    cdef readonly tuple layers                  # of RecurrentPacked
+    cdef readonly tuple weights                 # copies, for C reads the small ones in each step, and a pickle all
+    cdef readonly npy_intp batch_size
+    cdef readonly tuple zoneout
+    cdef public object source
+    cdef fsq_recurrent_call *calls
+    cdef fsq_recurrent_direction *directions
+    cdef ndarray h, c, y                        # (L, B, P), (L, B, H) or None, (L, B, P)
+    cdef size_t bytes
+    cdef int L, type, threads
+    cdef bint busy
+
+    def __cinit__(self, tuple layers not None, npy_intp batch_size, tuple zoneout not None):
+        cdef RecurrentPacked first, packed
+        cdef fsq_recurrent_call above
+        if not layers:
+            raise ValueError("layers: expected at least one")
+        first = layers[0]
+        above = first.sizes
+        above.I = above.P
+        for l, packed in enumerate(layers):
+            if not packed.fits(first.type, &above if l else &first.sizes, 1):
+                raise ValueError(f"layers: {described(packed)} do not go above {described(first)}")
+        self.L, self.type, self.batch_size, self.zoneout = <int>len(layers), first.type, batch_size, zoneout
+        self.h = np.zeros((self.L, batch_size, first.sizes.P), first.dtype)
+        self.c = np.zeros((self.L, batch_size, first.sizes.H), first.dtype) if first.sizes.cell == FSQ_LSTM else None
+        self.y = np.empty_like(self.h)
+        self.calls = <fsq_recurrent_call *>calloc(self.L, sizeof(fsq_recurrent_call))
+        self.directions = <fsq_recurrent_direction *>calloc(self.L, sizeof(fsq_recurrent_direction))
+        if self.calls == NULL or self.directions == NULL:
+            raise MemoryError("no memory for a stream")
+        self._take(layers)
+
+    def __dealloc__(self):
+        free(self.calls)
+        free(self.directions)
+
+    @property
+    def input_size(self):
+        return self.calls.I
+
+    @property
+    def hidden_size(self):
+        return self.calls.H
+
+    @property
+    def output_size(self):
+        """The width of h."""
+        return self.calls.P
 
     @property
     def dtype(self):
-        return self.packed.dtype
-
-    @property
-    def weights(self):
-        """The LSTMPacked in use."""
-        return self.packed
+        return self.h.dtype
 
     def step(self, x, out=None):
-        """h of the next step, (B, H), for x (B, I): a fresh array, or `out`, and then nothing is allocated."""
-        cdef LSTMPacked packed = self.packed
-        cdef npy_intp B = self.batch_size, I = packed.input_size, H = packed.hidden_size
-        cdef int threads = fsq_threads_get(), type = packed.type
-        cdef bint single = type == NPY_FLOAT
+        """h of the top layer after the next step, (B, P), for x (B, I): a fresh array, or `out`, and then nothing is allocated."""
+        cdef int threads = fsq_threads_get()
+        cdef npy_intp B = self.batch_size, I = self.calls.I, P = self.calls.P
+        cdef bint single = self.type == NPY_FLOAT
         cdef ndarray a, y
         cdef void *work
-        packed.check()
-        a = <ndarray>x if is_matrix(x, type, B, I) and PyArray_ISCARRAY_RO(<ndarray>x) else self._converted("x", x, I)
+        (<RecurrentPacked>self.layers[0]).check()
+        a = <ndarray>x if is_matrix(x, self.type, B, I) and PyArray_ISCARRAY_RO(<ndarray>x) else dense(self._converted("x", x, (B, I)))
         if out is None:
-            y = PyArray_EMPTY(2, PyArray_DIMS(self.h), type, 0)
+            y = PyArray_EMPTY(2, PyArray_DIMS(self.h) + 1, self.type, 0)
         else:
-            y = <ndarray>out if is_matrix(out, type, B, H) and PyArray_ISCARRAY(<ndarray>out) else self._refuse_out(out)
+            y = <ndarray>out if is_matrix(out, self.type, B, P) and PyArray_ISCARRAY(<ndarray>out) else self._refuse_out(out)
+        self._own()
         if threads != self.threads:
-            self.threads, self.bytes = threads, lstm_step_work_c(single, B, I, H, threads)
+            self.threads, self.bytes = threads, recurrent_stack_work_c(single, self.calls, self.L, threads)
         work = scratch_take(self.bytes)
+        self.busy, self.directions.x = True, PyArray_DATA(a)
         with nogil:
-            lstm_step_c(single, PyArray_DATA(self.h), PyArray_DATA(self.c), PyArray_DATA(a), packed.memory, B, I, H, threads, work)
-            memcpy(PyArray_DATA(y), PyArray_DATA(self.h), B * H * (4 if single else 8))
+            recurrent_stack_c(single, self.calls, self.directions, self.L, threads, work)
+            memcpy(PyArray_DATA(y), row_of(self.h, self.L - 1), B * P * (4 if single else 8))  # `out` may be x
             scratch_give(work, self.bytes)
+        self.busy = False
         return y
 
     @property
     def state(self):
-        """(h, c), each (B, H): copies. May be set to arrays of that shape, or of a layer's, (1, B, H)."""
-        return self.h.copy(), self.c.copy()
+        """h (L, B, P), or with an LSTM (h, c), c (L, B, H): copies. May be set to such arrays, with one layer also to (B, P) and (B, H)."""
+        return self.h.copy() if self.c is None else (self.h.copy(), self.c.copy())
 
     @state.setter
-    def state(self, pair):
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise TypeError(f"state: expected (h, c), got {type(pair).__name__}")
-        h, c = (self._converted(f"state: {name}", value[0] if np.ndim(value) == 3 and len(value) == 1 else value, self.packed.hidden_size)
-                for name, value in zip("hc", pair))
+    def state(self, value):
+        if self.c is None:
+            self.h[...] = self._state("state", value, self.h)
+            return
+        if not isinstance(value, (tuple, list)) or len(value) != 2:
+            raise TypeError(f"state: expected (h, c), got {type(value).__name__}")
+        h, c = self._state("state: h", value[0], self.h), self._state("state: c", value[1], self.c)
         self.h[...], self.c[...] = h, c
 
     def reset(self, rows=None):
         """The state becomes zero: of all rows, or of those that `rows` (an index, a slice, a sequence or a mask) picks."""
         rows = slice(None) if rows is None else list(rows) if isinstance(rows, tuple) else rows
-        self.h[rows], self.c[rows] = 0, 0
+        for state in (self.h, self.c):
+            if state is not None:
+                state[:, rows] = 0
 
-    def load(self, LSTMPacked packed not None):
+    def load(self, tuple layers not None):
         """Other weights of the same sizes and dtype; the state stays."""
-        if packed.input_size != self.packed.input_size or packed.hidden_size != self.packed.hidden_size or packed.type != self.packed.type:
-            raise ValueError(f"packed: expected {self.dtype} weights for input_size {self.input_size} and hidden_size {self.hidden_size}, "
-                             f"got {packed.dtype}, {packed.input_size} and {packed.hidden_size}")
-        self.packed, self.threads = packed, 0
+        cdef RecurrentPacked ours, theirs
+        if len(layers) != self.L:
+            raise ValueError(f"layers: expected {self.L}, got {len(layers)}")
+        for ours, theirs in zip(self.layers, layers):
+            theirs.check()
+            if not theirs.fits(self.type, &ours.sizes, 1):
+                raise ValueError(f"layers: expected {described(ours)}, got {described(theirs)}")
+        self._take(layers)
 
     def refresh(self):
-        """Take the weights of the layer that this stream came from again; the state stays."""
+        """Take the weights of the layers that this stream came from again; the state stays."""
         if self.source is None:
             raise RuntimeError("refresh: this stream has no layer to take weights from; make one with layer.stream()")
         self.load(self.source())
 
-    cdef ndarray _converted(self, str name, value, npy_intp width):
-        """`value` as a dense array (B, width) of this stream's dtype, or an error that says what is wrong with it."""
+    cdef int _own(self) except -1:
+        if self.busy:
+            raise RuntimeError("this stream is in the middle of a step of another thread: give each thread its own")
+        return 0
+
+    cdef int _take(self, tuple layers) except -1:
+        cdef fsq_recurrent_call *call
+        cdef fsq_recurrent_direction *direction
+        cdef RecurrentPacked packed
+        cdef size_t bytes[WEIGHTS]
+        cdef int l
+        copies = tuple([type(w)(*[None if a is None else a.copy() for a in w]) for w in [packed.directions[0] for packed in layers]])
+        self._own()
+        self.layers, self.weights, self.threads = layers, copies, 0
+        for l in range(self.L):
+            packed, call, direction = layers[l], &self.calls[l], &self.directions[l]
+            call[0] = packed.sizes
+            call.T, call.end, call.B = 1, 1, self.batch_size
+            call.zoneout_h, call.zoneout_c = self.zoneout
+            dense_weights(copies[l], &direction.weights, bytes)
+            direction.packed, direction.y_row = packed.memory, call.P
+            direction.x, direction.y = row_of(self.y, l - 1) if l else NULL, row_of(self.y, l)
+            direction.h_0 = direction.h_n = row_of(self.h, l)
+            direction.c_0 = direction.c_n = row_of(self.c, l)
+        return 0
+
+    cdef ndarray _state(self, str name, value, ndarray state):
+        if self.L == 1 and np.ndim(value) == 2:
+            return self._converted(name, value, np.shape(state)[1:])
+        return self._converted(name, value, np.shape(state))
+
+    cdef ndarray _converted(self, str name, value, tuple shape):
+        """`value` as an array of this shape and the stream's dtype, or an error that says what is wrong with it."""
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError(f"{name}: expected a plain array, got a masked one; fill it first")
         array = np.asarray(value)
+        if array.dtype == object:
+            raise TypeError(f"{name}: expected an array of shape {shape}, got {type(value).__name__}")
+        if array.dtype.kind == "f" and not array.dtype.isnative:
+            raise TypeError(f"{name}: expected this machine's byte order, got {array.dtype.str}; astype({str(self.dtype)!r}) converts it")
         if array.dtype.kind not in "iub" and array.dtype not in (np.float32, np.float64):
             raise TypeError(f"{name}: expected float32, float64, integers or bools (this stream computes in {self.dtype}), got {array.dtype}")
-        if array.shape != (self.batch_size, width):
-            raise ValueError(f"{name}: expected shape ({self.batch_size}, {width}), got {array.shape}")
-        return dense(array.astype(self.dtype, copy=False))
+        if array.shape != shape:
+            raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
+        return array.astype(self.dtype, copy=False)
 
     cdef ndarray _refuse_out(self, out):
-        expected = f"a writable {self.dtype} array ({self.batch_size}, {self.packed.hidden_size}) in C order"
+        expected = f"a writable {self.dtype} array ({self.batch_size}, {self.output_size}) in C order"
         if not isinstance(out, np.ndarray):
             raise TypeError(f"out: expected {expected}, got {type(out).__name__}")
         raise ValueError(f"out: expected {expected}, got {out.dtype} {out.shape} with strides {out.strides}")
 
 
+cdef str described(RecurrentPacked packed):
+    """For a message."""
+    return (f"{packed.dtype} weights of {packed.cell}, {len(packed.directions)} direction(s), input_size {packed.input_size}, "
+            f"hidden_size {packed.hidden_size}, output_size {packed.output_size}{', layer norm' if packed.sizes.layer_norm else ''}")
+
+
 cdef inline bint is_matrix(object a, int type, npy_intp rows, npy_intp columns) noexcept:
-    return (isinstance(a, ndarray) and PyArray_TYPE(<ndarray>a) == type and PyArray_NDIM(<ndarray>a) == 2
+    return (PyArray_CheckExact(a) and PyArray_TYPE(<ndarray>a) == type and PyArray_NDIM(<ndarray>a) == 2
             and PyArray_DIM(<ndarray>a, 0) == rows and PyArray_DIM(<ndarray>a, 1) == columns)
 
 

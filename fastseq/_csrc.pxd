@@ -32,6 +32,59 @@ cdef extern from "fastseq.h" nogil:
     void fsq_philox(uint32_t *out, uint64_t key, const uint32_t *counter)
     void fsq_fingerprint(uint64_t *state, const void *data, size_t bytes, int threads)
 
+    ctypedef enum fsq_cell:
+        FSQ_RNN_TANH
+        FSQ_RNN_RELU
+        FSQ_LSTM
+        FSQ_GRU
+        FSQ_GRU_BEFORE
+        FSQ_MUT1
+        FSQ_MUT2
+        FSQ_MUT3
+
+    ctypedef struct fsq_recurrent_call:
+        fsq_cell cell
+        int layer_norm
+        ptrdiff_t T, B, I, H, P
+        ptrdiff_t start "from"                      # a keyword here
+        ptrdiff_t end "to"
+        const int64_t *lengths
+        const unsigned char *reset
+        double recurrent_dropout, zoneout_h, zoneout_c
+        int draw
+
+    ctypedef struct fsq_recurrent_weights:
+        const void *w_ih                            # and 11 more pointers, in the order of backends.recurrent.Weights
+
+    ctypedef struct fsq_recurrent_direction:
+        int reverse
+        uint64_t key_dropout, key_zoneout_h, key_zoneout_c
+        const void *packed
+        fsq_recurrent_weights weights
+        const void *x
+        const void *h_0
+        const void *c_0
+        void *y
+        ptrdiff_t y_row
+        void *h_n
+        void *c_n
+        void *cells
+        void *cache
+
+    ctypedef struct fsq_recurrent_gradients:
+        const void *dy
+        const void *dh_n
+        const void *dc_n
+        const void *dcells
+        void *dx
+        void *dh_0
+        void *dc_0
+        void *dstates
+        int weights, accumulate
+        void *dw_ih                                 # and 11 more, in the same order
+
+    ptrdiff_t fsq_recurrent_cache_width(const fsq_recurrent_call *call)
+
 cdef extern from *:
     """
     #define FSQ_EITHER(op, single, ...) ((single) ? op##_f32(__VA_ARGS__) : op##_f64(__VA_ARGS__))
@@ -39,14 +92,14 @@ cdef extern from *:
     #define FSQ_MATMUL_WORK(...) FSQ_EITHER(fsq_matmul_work, __VA_ARGS__)
     #define FSQ_MATMUL_PACKED_SIZE(...) FSQ_EITHER(fsq_matmul_packed_size, __VA_ARGS__)
     #define FSQ_MATMUL_PACK(...) FSQ_EITHER(fsq_matmul_pack, __VA_ARGS__)
-    #define FSQ_LSTM_PACKED_SIZE(...) FSQ_EITHER(fsq_lstm_packed_size, __VA_ARGS__)
-    #define FSQ_LSTM_PACK(...) FSQ_EITHER(fsq_lstm_pack, __VA_ARGS__)
-    #define FSQ_LSTM_FORWARD(...) FSQ_EITHER(fsq_lstm_forward, __VA_ARGS__)
-    #define FSQ_LSTM_FORWARD_WORK(...) FSQ_EITHER(fsq_lstm_forward_work, __VA_ARGS__)
-    #define FSQ_LSTM_STEP(...) FSQ_EITHER(fsq_lstm_step, __VA_ARGS__)
-    #define FSQ_LSTM_STEP_WORK(...) FSQ_EITHER(fsq_lstm_step_work, __VA_ARGS__)
-    #define FSQ_LSTM_BACKWARD(...) FSQ_EITHER(fsq_lstm_backward, __VA_ARGS__)
-    #define FSQ_LSTM_BACKWARD_WORK(...) FSQ_EITHER(fsq_lstm_backward_work, __VA_ARGS__)
+    #define FSQ_RECURRENT_PACKED_SIZE(...) FSQ_EITHER(fsq_recurrent_packed_size, __VA_ARGS__)
+    #define FSQ_RECURRENT_PACK(...) FSQ_EITHER(fsq_recurrent_pack, __VA_ARGS__)
+    #define FSQ_RECURRENT_FORWARD(...) FSQ_EITHER(fsq_recurrent_forward, __VA_ARGS__)
+    #define FSQ_RECURRENT_FORWARD_WORK(...) FSQ_EITHER(fsq_recurrent_forward_work, __VA_ARGS__)
+    #define FSQ_RECURRENT_BACKWARD(...) FSQ_EITHER(fsq_recurrent_backward, __VA_ARGS__)
+    #define FSQ_RECURRENT_BACKWARD_WORK(...) FSQ_EITHER(fsq_recurrent_backward_work, __VA_ARGS__)
+    #define FSQ_RECURRENT_STACK(...) FSQ_EITHER(fsq_recurrent_stack, __VA_ARGS__)
+    #define FSQ_RECURRENT_STACK_WORK(...) FSQ_EITHER(fsq_recurrent_stack_work, __VA_ARGS__)
     #define FSQ_POINTWISE_FORWARD(...) FSQ_EITHER(fsq_pointwise_forward, __VA_ARGS__)
     #define FSQ_POINTWISE_BACKWARD(...) FSQ_EITHER(fsq_pointwise_backward, __VA_ARGS__)
     #define FSQ_BIAS_BACKWARD(...) FSQ_EITHER(fsq_bias_backward, __VA_ARGS__)
@@ -74,22 +127,17 @@ cdef extern from * nogil:
     void matmul_pack_c "FSQ_MATMUL_PACK"(bint single, void *panels, const void *b, ptrdiff_t N, ptrdiff_t K,
                                          ptrdiff_t b_row, ptrdiff_t b_col, int threads)
 
-    size_t lstm_packed_size_c "FSQ_LSTM_PACKED_SIZE"(bint single, ptrdiff_t I, ptrdiff_t H)
-    void lstm_pack_c "FSQ_LSTM_PACK"(bint single, void *packed, const void *w_ih, const void *w_hh, const void *b_ih, const void *b_hh,
-                                     ptrdiff_t I, ptrdiff_t H, int threads)
-    void lstm_forward_c "FSQ_LSTM_FORWARD"(bint single, void *y, void *h_n, void *c_n, void *gates, void *cells,
-                                           const void *x, const void *h_0, const void *c_0, const void *packed,
-                                           ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, int threads, void *work)
-    size_t lstm_forward_work_c "FSQ_LSTM_FORWARD_WORK"(bint single, ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, int threads)
-    void lstm_step_c "FSQ_LSTM_STEP"(bint single, void *h, void *c, const void *x, const void *packed,
-                                     ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, int threads, void *work)
-    size_t lstm_step_work_c "FSQ_LSTM_STEP_WORK"(bint single, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, int threads)
-    void lstm_backward_c "FSQ_LSTM_BACKWARD"(bint single, void *dx, void *dh_0, void *dc_0, void *dw_ih, void *dw_hh, void *db,
-                                             const void *gates, const void *cells, const void *y,
-                                             const void *dy, const void *dh_n, const void *dc_n,
-                                             const void *x, const void *h_0, const void *c_0, const void *w_ih, const void *w_hh,
-                                             ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, int threads, void *work)
-    size_t lstm_backward_work_c "FSQ_LSTM_BACKWARD_WORK"(bint single, ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, int threads)
+    size_t recurrent_packed_size_c "FSQ_RECURRENT_PACKED_SIZE"(bint single, const fsq_recurrent_call *call)
+    void recurrent_pack_c "FSQ_RECURRENT_PACK"(bint single, void *packed, const fsq_recurrent_call *call, const fsq_recurrent_weights *weights, int threads)
+    void recurrent_forward_c "FSQ_RECURRENT_FORWARD"(bint single, const fsq_recurrent_call *call, const fsq_recurrent_direction *directions, int D,
+                                                     int threads, void *work)
+    size_t recurrent_forward_work_c "FSQ_RECURRENT_FORWARD_WORK"(bint single, const fsq_recurrent_call *call, int D, int threads)
+    void recurrent_backward_c "FSQ_RECURRENT_BACKWARD"(bint single, const fsq_recurrent_call *call, const fsq_recurrent_direction *directions,
+                                                       const fsq_recurrent_gradients *gradients, int D, int threads, void *work)
+    size_t recurrent_backward_work_c "FSQ_RECURRENT_BACKWARD_WORK"(bint single, const fsq_recurrent_call *call, int D, int threads)
+    void recurrent_stack_c "FSQ_RECURRENT_STACK"(bint single, const fsq_recurrent_call *calls, const fsq_recurrent_direction *layers, int L,
+                                               int threads, void *work)
+    size_t recurrent_stack_work_c "FSQ_RECURRENT_STACK_WORK"(bint single, const fsq_recurrent_call *calls, int L, int threads)
 
     void pointwise_forward_c "FSQ_POINTWISE_FORWARD"(bint single, void *y, const void *x, ptrdiff_t n, fsq_function function, int threads)
     void pointwise_backward_c "FSQ_POINTWISE_BACKWARD"(bint single, void *dx, const void *saved, const void *dy, ptrdiff_t n,

@@ -329,20 +329,6 @@ def test_rows_of_other_operations_have_their_own_bits(case, dtype, isa, threads,
         assert_same_bits(alone, whole[b : b + 1], f"row {b}")
 
 
-@pytest.mark.parametrize("B", [1, 4, 7])
-@pytest.mark.parametrize("H", [1, 9, 33, 70])
-def test_step_by_step_has_the_bits_of_the_sequence(B, H, dtype, isa, threads, rng):
-    inputs = lstm_case(6, B, 7, H).inputs(rng, dtype)
-    y, h, c = functional.lstm(**inputs)
-    packed = cpu.lstm_pack(*(inputs[name] for name in ("w_ih", "w_hh", "b_ih", "b_hh")))
-    stream = cpu.lstm_stream(packed, batch_size=B)
-    stream.state = (inputs["h_0"], inputs["c_0"])
-    for t, x_t in enumerate(inputs["x"]):
-        assert_same_bits(stream.step(x_t), y[t], f"step {t}")
-    for got, want in zip(stream.state, (h, c), strict=True):
-        assert_same_bits(got, want)
-
-
 @pytest.mark.parametrize("cut", [0, 1, 3, 6])
 def test_two_halves_have_the_bits_of_the_whole(cut, dtype, isa, rng):
     inputs = lstm_case(6, 3, 7, 17).inputs(rng, dtype)
@@ -382,61 +368,6 @@ def test_backward_is_linear_in_its_upstream_gradients(dtype, rng):
     for name in whole:
         assert all(np.any(part[name] != 0) for part in parts), name
         assert_close(whole[name], sum(part[name].astype(np.float64) for part in parts), dtype=dtype, terms=100, name=name)
-
-
-@pytest.mark.parametrize("need_dx", [False, True])
-@pytest.mark.parametrize("need_weights", [False, True])
-def test_gradients_that_are_not_needed_are_none(need_dx, need_weights, dtype, isa, rng):
-    inputs = lstm_case(4, 3, 5, 9).inputs(rng, dtype)
-    packed = cpu.lstm_pack(*(inputs[name] for name in ("w_ih", "w_hh", "b_ih", "b_hh")))
-    y, _, _, cache = cpu.lstm_forward(inputs["x"], inputs["h_0"], inputs["c_0"], packed, training=True)
-    dy = rng.standard_normal(y.shape).astype(dtype)
-    full = cpu.lstm_backward(cache, dy, None, None)
-    got = cpu.lstm_backward(cache, dy, None, None, need_dx=need_dx, need_weights=need_weights)
-    for name, wanted in {"dx": need_dx, "dw_ih": need_weights, "dw_hh": need_weights, "db": need_weights}.items():
-        if wanted:
-            assert_same_bits(got[name], full[name], name)
-        else:
-            assert got[name] is None
-    for name in ("dh_0", "dc_0"):
-        assert_same_bits(got[name], full[name], name)
-
-
-@pytest.mark.parametrize("kept", [0, 1])
-def test_a_pack_is_made_again_only_when_a_weight_changed(kept, dtype, isa, rng):
-    weights = [a.copy() for a in (lstm_case(1, 1, 5, 17).inputs(rng, dtype)[n] for n in ("w_ih", "w_hh", "b_ih", "b_hh"))]
-    x = rng.standard_normal((2, 3, 5)).astype(dtype)
-    packed = cpu.lstm_pack(*weights)
-    for array in weights:
-        same = cpu.lstm_pack(*weights, packed=packed)
-        assert same is packed
-        array.flat[-1 - kept] += 1
-        packed = cpu.lstm_pack(*weights, packed=packed)
-        got = cpu.lstm_forward(x, None, None, packed, training=False)[0]
-        assert_same_bits(got, cpu.lstm_forward(x, None, None, cpu.lstm_pack(*weights), training=False)[0])
-
-
-@pytest.mark.parametrize("backend", [cpu, reference], ids=["cpu", "reference"])
-def test_a_stream_does_what_both_backends_say(backend, dtype, rng):
-    inputs = lstm_case(3, 2, 5, 9).inputs(rng, dtype)
-    packed = backend.lstm_pack(*(inputs[name] for name in ("w_ih", "w_hh", "b_ih", "b_hh")))
-    stream = backend.lstm_stream(packed, batch_size=2)
-    assert all(np.all(s == 0) and s.shape == (2, 9) for s in stream.state)
-    out = np.empty((2, 9), dtype)
-    assert stream.step(inputs["x"][0], out) is out
-    state = stream.state
-    assert_same_bits(state[0], out)
-    state[0][...] = 7  # a copy
-    assert_same_bits(stream.state[0], out)
-    stream.reset(rows=[1])
-    assert np.all(stream.state[0][1] == 0)
-    assert_same_bits(stream.state[0][0], out[0])
-    stream.reset()
-    first = stream.step(inputs["x"][0])
-    assert_same_bits(first, out)
-    stream.load(backend.lstm_pack(inputs["w_ih"] * 2, inputs["w_hh"], None, None))
-    stream.reset()
-    assert np.any(stream.step(inputs["x"][0]) != first)
 
 
 # ---------------------------------------------------------------- ids and masks

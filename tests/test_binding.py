@@ -15,20 +15,32 @@ import pytest
 import fastseq as fs
 from fastseq import _core
 from fastseq.backends import cpu
+from fastseq.backends.recurrent import Noise, Weights, gates_of
 from tests.tolerance import assert_same_bits
 
 T, B, I, H = 4, 3, 5, 19
 
 
-def lstm_weights(rng, dtype=np.float32, inputs=I, hidden=H):
-    shapes = ((4 * hidden, inputs), (4 * hidden, hidden), (4 * hidden,), (4 * hidden,))
-    return [(0.3 * rng.standard_normal(shape)).astype(dtype) for shape in shapes]
+def new_weights(rng, dtype=np.float32, inputs=I, hidden=H, cell="lstm"):
+    gates = gates_of(cell) * hidden
+    return Weights(*((0.3 * rng.standard_normal(shape)).astype(dtype) for shape in ((gates, inputs), (gates, hidden), gates, gates)))
 
 
-def new_stream(rng, dtype=np.float32):
-    stream = cpu.lstm_stream(cpu.lstm_pack(*lstm_weights(rng, dtype)), batch_size=B)
-    stream.state = rng.standard_normal((2, B, H))[0].astype(dtype), rng.standard_normal((B, H)).astype(dtype)
+def lstm_pack(rng, dtype=np.float32, inputs=I, hidden=H, packed=None):
+    return cpu.recurrent_pack("lstm", (new_weights(rng, dtype, inputs, hidden),), packed=packed)
+
+
+def new_stream(rng, dtype=np.float32, layers=1, cell="lstm"):
+    packed = (cpu.recurrent_pack(cell, (new_weights(rng, dtype, H if above else I, H, cell),)) for above in range(layers))
+    stream = cpu.recurrent_stream(tuple(packed), batch_size=B)
+    h, c = rng.standard_normal((2, layers, B, H)).astype(dtype)
+    stream.state = (h, c) if cell == "lstm" else h
     return stream
+
+
+def same_state(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        assert_same_bits(a, b, "state")
 
 
 # ---------------------------------------------------------------- operands of matmul
@@ -97,15 +109,16 @@ def test_packs_go_through_pickle_and_copy(sizes, isa, dtype, rng):
         assert_same_bits(twin.numpy(), packed.numpy(), "panels")
 
 
-def test_a_stream_goes_through_pickle_and_copy(isa, dtype, rng):
-    stream = new_stream(rng, dtype)
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_stream_goes_through_pickle_and_copy(cell, layers, isa, dtype, rng):
+    stream = new_stream(rng, dtype, layers, cell)
     x = rng.standard_normal((B, I)).astype(dtype)
     twins = pickle.loads(pickle.dumps(stream)), copy.deepcopy(stream)
     want = stream.step(x)
     for twin in twins:
         assert_same_bits(twin.step(x), want, "h")
-        for ours, theirs in zip(twin.state, stream.state, strict=True):
-            assert_same_bits(ours, theirs, "state")
+        same_state(twin.state, stream.state)
 
 
 def test_a_pickle_is_for_any_instruction_set(rng):
@@ -121,7 +134,7 @@ def test_a_pickle_is_for_any_instruction_set(rng):
         want = stream.step(x)
         _core.isa_select(names[0])
         np.testing.assert_allclose(pickle.loads(text).step(x), want, rtol=1e-5, atol=1e-6)
-        for call in (lambda: stream.step(x), lambda: cpu.matmul(x.T, packed), lambda: cpu.lstm_forward(x[None], None, None, stream.weights, training=False)):
+        for call in (lambda: stream.step(x), lambda: cpu.matmul(x.T, packed), lambda: cpu.recurrent_forward(x[None], None, None, *stream.layers)):
             with pytest.raises(RuntimeError, match=f"packed for {names[-1]}, but {names[0]} is in use"):
                 call()
     finally:
@@ -154,8 +167,9 @@ def most_allocated(call):
         gc.enable()
 
 
-def test_a_step_into_out_allocates_nothing(rng):
-    stream, x, out = new_stream(rng), rng.standard_normal((B, I)).astype(np.float32), np.empty((B, H), np.float32)
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_step_into_out_allocates_nothing(layers, rng):
+    stream, x, out = new_stream(rng, layers=layers), rng.standard_normal((B, I)).astype(np.float32), np.empty((B, H), np.float32)
     assert most_allocated(lambda: stream.step(x)) >= out.nbytes
     assert most_allocated(lambda: stream.step(x, out)) < out.nbytes  # the loop itself takes a little
 
@@ -175,8 +189,7 @@ def test_a_wrong_out_changes_nothing(out, error, rng):
     before = stream.state
     with pytest.raises(error, match=rf"out: expected a writable float32 array \({B}, {H}\) in C order, got"):
         stream.step(np.ones((B, I), np.float32), out)
-    for ours, theirs in zip(stream.state, before, strict=True):
-        assert_same_bits(ours, theirs, "state")
+    same_state(stream.state, before)
 
 
 def test_a_read_only_out_is_refused(rng):
@@ -201,45 +214,102 @@ def test_a_stream_converts_its_input(kind, rng):
         (np.zeros((B, I), np.float16), TypeError, "got float16"),
         (np.zeros((B, I + 1), np.float32), ValueError, rf"x: expected shape \({B}, {I}\), got \({B}, {I + 1}\)"),
         (np.zeros((1, B, I), np.float32), ValueError, rf"got \(1, {B}, {I}\)"),
-        (None, TypeError, "x: expected"),
+        (None, TypeError, rf"x: expected an array of shape \({B}, {I}\), got NoneType"),
+        (np.zeros((B, I), ">f4"), TypeError, r"x: expected this machine's byte order, got >f4; astype\('float32'\) converts it"),
+        (np.ma.masked_array(np.zeros((B, I), np.float32), True), TypeError, "x: expected a plain array, got a masked one; fill it first"),
     ],
-    ids=["complex", "half", "wide", "three axes", "None"],
+    ids=["complex", "half", "wide", "three axes", "None", "byte order", "masked"],
 )
 def test_a_wrong_step_changes_nothing(x, error, message, rng):
     stream = new_stream(rng)
     before = stream.state
     with pytest.raises(error, match=message):
         stream.step(x)
-    for ours, theirs in zip(stream.state, before, strict=True):
-        assert_same_bits(ours, theirs, "state")
+    same_state(stream.state, before)
+
+
+def test_out_may_be_x(rng):
+    weights = new_weights(rng, inputs=H)
+    one, other = (cpu.recurrent_stream((cpu.recurrent_pack("lstm", (weights,)),), batch_size=B) for _ in range(2))
+    x = rng.standard_normal((B, H)).astype(np.float32)
+    want = one.step(x)
+    assert_same_bits(other.step(x, x), want, "h")
+
+
+@pytest.mark.parametrize("cell", ["lstm", "rnn_relu", "gru", "mut1"])
+def test_a_stacked_stream_gives_the_bits_of_its_layers_one_after_the_other(cell, isa, dtype, rng):
+    weights = [new_weights(rng, dtype, H if above else I, H, cell) for above in range(3)]
+    packed = tuple(cpu.recurrent_pack(cell, (w._replace(b_hh=None) if cell == "mut1" else w,)) for w in weights)
+    stream = cpu.recurrent_stream(packed, batch_size=B, zoneout=(0.25, 0.5 if cell == "lstm" else 0.0))
+    xs = y = rng.standard_normal((T, B, I)).astype(dtype)
+    got = [stream.step(x) for x in xs]
+    finals = []
+    for layer in packed:
+        y, *states = cpu.recurrent_forward(y, None, None, layer, noise=Noise(zoneout_h=0.25, zoneout_c=0.5))[:3]
+        finals.append(states)
+    assert_same_bits(np.stack(got), y, "y")
+    state = stream.state if cell == "lstm" else (stream.state,)
+    for ours, theirs in zip(state, zip(*finals, strict=True), strict=False):
+        assert_same_bits(ours, np.concatenate(theirs), "state")
 
 
 def test_a_stream_takes_a_layers_state_and_refuses_others(rng):
     stream = new_stream(rng)
     h, c = rng.standard_normal((2, 1, B, H)).astype(np.float32)
-    stream.state = h, c
-    assert_same_bits(stream.state[0], h[0], "h")
-    assert_same_bits(stream.state[1], c[0], "c")
-    for wrong in ((h, c[:, :2]), (h.astype(np.complex64), c), (h,), h):
+    for state in ((h, c), (h[0], c[0])):
+        stream.state = h + 1, c
+        stream.state = state
+        same_state(stream.state, (h, c))
+    for wrong in ((h, c[:, :2]), (h.astype(np.complex64), c), (h,), h, (h, None)):
         with pytest.raises((TypeError, ValueError), match="state"):
             stream.state = wrong
-        assert_same_bits(stream.state[0], h[0], "h")
-        assert_same_bits(stream.state[1], c[0], "c")
+        same_state(stream.state, (h, c))
+
+
+def test_the_state_of_stacked_layers(rng):
+    stream = new_stream(rng, layers=2, cell="gru")
+    h = rng.standard_normal((2, B, H)).astype(np.float32)
+    stream.state = h
+    for wrong in (h[0], h[:1], (h, h), None):
+        with pytest.raises((TypeError, ValueError), match=rf"state: expected .*\(2, {B}, {H}\)"):
+            stream.state = wrong
+    assert_same_bits(stream.state, h, "state")
+    stream.reset(rows=(0, 2))
+    h[:, [0, 2]] = 0
+    assert_same_bits(stream.state, h, "state")
 
 
 def test_a_stream_loads_weights_of_its_own_sizes_only(rng):
     stream = new_stream(rng)
-    for wrong in (lstm_weights(rng, np.float64), lstm_weights(rng, inputs=I + 1), lstm_weights(rng, hidden=H + 1)):
-        with pytest.raises(ValueError, match=f"packed: expected float32 weights for input_size {I} and hidden_size {H}, got"):
-            stream.load(cpu.lstm_pack(*wrong))
+    for wrong in (lstm_pack(rng, np.float64), lstm_pack(rng, inputs=I + 1), lstm_pack(rng, hidden=H + 1), cpu.recurrent_pack("gru", (new_weights(rng, cell="gru"),))):
+        with pytest.raises(ValueError, match=rf"layers: expected float32 weights of lstm, .*, input_size {I}, hidden_size {H}, .*, got"):
+            stream.load((wrong,))
+    with pytest.raises(ValueError, match="layers: expected 1, got 2"):
+        stream.load(stream.layers * 2)
     with pytest.raises(RuntimeError, match="refresh: this stream has no layer"):
         stream.refresh()
 
 
+def test_a_stream_is_a_snapshot_of_every_array(rng):
+    """Peepholes and layer norm are read from the arrays in each step: they must be the stream's own."""
+    weights = new_weights(rng)._replace(
+        w_ch=rng.standard_normal((3, H)).astype(np.float32),
+        **{f"ln_{name}_{part}": rng.standard_normal(n).astype(np.float32) for name, n in (("ih", 4 * H), ("hh", 4 * H), ("c", H)) for part in ("weight", "bias")},
+    )
+    one, other = (cpu.recurrent_stream((cpu.recurrent_pack("lstm", (weights,)),), batch_size=B) for _ in range(2))
+    x = rng.standard_normal((B, I)).astype(np.float32)
+    want = one.step(x)
+    for array in weights:
+        if array is not None:
+            array[...] = 0
+    assert_same_bits(pickle.loads(pickle.dumps(other)).step(x), want, "h of a pickle")
+    assert_same_bits(other.step(x), want, "h")
+
+
 def test_a_stream_follows_a_new_number_of_threads(rng):
     """Scratch depends on the number of threads: a stream must ask for it again."""
-    weights = cpu.lstm_pack(*lstm_weights(rng, hidden=200))
-    one, other = (cpu.lstm_stream(weights, batch_size=40) for _ in range(2))
+    packed = lstm_pack(rng, hidden=200)
+    one, other = (cpu.recurrent_stream((packed,), batch_size=40) for _ in range(2))
     for n in (1, 4, 2, 3):
         x = rng.standard_normal((40, I)).astype(np.float32)
         with fs.threads(n), fs.runtime.force_threads():
@@ -251,21 +321,103 @@ def test_a_stream_follows_a_new_number_of_threads(rng):
 # ---------------------------------------------------------------- memory
 
 
+def test_a_stream_takes_layers_that_fit_only(rng):
+    one = lstm_pack(rng)
+    both = cpu.recurrent_pack("lstm", (new_weights(rng), new_weights(rng)))
+    for layers in ((), (both,), (one, one), (one, lstm_pack(rng, np.float64, H))):
+        with pytest.raises(ValueError, match="layers: "):
+            cpu.recurrent_stream(layers, batch_size=1)
+
+
+def test_panels_are_packed_again_only_where_a_number_changed(dtype, rng):
+    """And the arrays that come with them are those given last."""
+    small = {"w_ch": (3, H), "ln_ih_weight": 4 * H, "ln_ih_bias": 4 * H, "ln_hh_weight": 4 * H, "ln_hh_bias": 4 * H, "ln_c_weight": H, "ln_c_bias": H}
+    directions = [
+        Weights(*new_weights(rng, dtype)[:4], None, *(rng.standard_normal(shape).astype(dtype) for shape in small.values())) for _ in range(2)
+    ]
+    packed = cpu.recurrent_pack("lstm", tuple(directions))
+    assert packed.directions[1].w_hh is directions[1].w_hh
+    twins = tuple(Weights(*(None if a is None else np.asfortranarray(a) for a in weights)) for weights in directions)
+    assert cpu.recurrent_pack("lstm", twins, packed=packed) is packed
+    assert packed.directions[0].b_ih is twins[0].b_ih
+    assert packed.directions[0].w_ih.flags.c_contiguous
+    for weights in directions:
+        for array in weights:
+            if array is not None:
+                array.flat[-1] += 1
+                again = cpu.recurrent_pack("lstm", tuple(directions), packed=packed)
+                assert again is not packed
+                packed = again
+    assert cpu.recurrent_pack("lstm", tuple(directions[::-1]), packed=packed) is not packed
+    assert cpu.recurrent_pack("lstm", (directions[0]._replace(b_ih=None), directions[1]), packed=packed) is not packed
+
+
+def test_backward_reads_the_weights_of_its_own_forward(rng):
+    """Another pack of the same numbers lends its arrays to the panels: a cache keeps those that it was made with."""
+    weights, x = new_weights(rng), rng.standard_normal((T, B, I)).astype(np.float32)
+    packed = cpu.recurrent_pack("lstm", (weights,))
+    y, *_, cache = cpu.recurrent_forward(x, None, None, packed, training=True)
+    want = cpu.recurrent_backward(cache, y, None, None)
+    others = Weights(*(None if a is None else a.copy() for a in weights))
+    assert cpu.recurrent_pack("lstm", (others,), packed=packed) is packed
+    for array in others[:4]:
+        array[...] = 0
+    assert_same_bits(cpu.recurrent_backward(cache, y, None, None)["dx"], want["dx"], "dx")
+
+
+@pytest.mark.parametrize("every", [1, 3, 4, 100])
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_checkpoints_change_no_bit(cell, directions, every, isa, dtype, rng):
+    steps, lengths = 8, np.array([8, 0, 5])
+    packed = cpu.recurrent_pack(cell, tuple(new_weights(rng, dtype, cell=cell) for _ in range(directions)))
+    x, dy = (rng.standard_normal((steps, B, n)).astype(dtype) for n in (I, directions * H))
+    h_0, c_0, dh_n, dc_n = rng.standard_normal((4, directions, B, H)).astype(dtype)
+    dcells = rng.standard_normal((directions, steps, B, H)).astype(dtype)
+    if cell == "gru":
+        c_0 = dc_n = dcells = None
+    options = {"lengths": lengths, "reset": rng.random((steps, B)) < 0.2, "noise": Noise(0.3, 0.2, 0.1 if cell == "lstm" else 0.0, True, 5), "states": True}
+    outputs, gradients = [], []
+    for k in (None, every):
+        *output, cache = cpu.recurrent_forward(x, h_0, c_0, packed, training=True, checkpoint_every=k, **options)
+        outputs.append(output)
+        gradients += [cpu.recurrent_backward(cache, dy, dh_n, dc_n, dcells=dcells, need_dstates=True) for _ in range(2)]
+    for whole, parts in zip(*outputs, strict=True):
+        if whole is not None:
+            assert_same_bits(parts, whole, "outputs")
+    for other in gradients[1:]:
+        for name in ("dx", "dh_0", "dc_0", "dstates"):
+            if gradients[0][name] is not None:
+                assert_same_bits(other[name], gradients[0][name], name)
+        for ours, theirs in zip(other["weights"], gradients[0]["weights"], strict=True):
+            for name, a, b in zip(Weights._fields, ours, theirs, strict=True):
+                if b is not None:
+                    assert_same_bits(a, b, name)
+
+
+def test_lengths_changed_after_forward_do_no_harm(rng):
+    lengths = np.array([4, 2, 3])
+    y, *_, cache = cpu.recurrent_forward(rng.standard_normal((T, B, I)).astype(np.float32), None, None, lstm_pack(rng), lengths=lengths, training=True)
+    want = cpu.recurrent_backward(cache, y, None, None)["dx"]
+    lengths[...] = 1 << 40
+    assert_same_bits(cpu.recurrent_backward(cache, y, None, None)["dx"], want, "dx")
+
+
 def test_a_cache_in_use_is_never_given_out_again(rng):
     """Caches above 32 MB come from memory that is kept: not while somebody holds it."""
-    packed = cpu.lstm_pack(*lstm_weights(rng, inputs=2, hidden=64))
+    packed = lstm_pack(rng, inputs=2, hidden=64)
     xs = [rng.standard_normal((260, 128, 2), dtype=np.float32) for _ in range(2)]
-    caches = [cpu.lstm_forward(x, None, None, packed, training=True)[3] for x in xs]
-    assert caches[0].gates.nbytes > 32 << 20
-    before = [cache.gates.copy() for cache in caches]
-    assert caches[0].gates.ctypes.data != caches[1].gates.ctypes.data
-    held = caches[0].gates  # an array of it is enough
-    address = caches[1].gates.ctypes.data
+    caches = [cpu.recurrent_forward(x, None, None, packed, training=True)[4] for x in xs]
+    assert caches[0].saved.nbytes > 32 << 20
+    before = [cache.saved.copy() for cache in caches]
+    assert caches[0].saved.ctypes.data != caches[1].saved.ctypes.data
+    held = caches[0].saved  # an array of it is enough
+    address = caches[1].saved.ctypes.data
     caches.clear()
-    again = cpu.lstm_forward(xs[1], None, None, packed, training=True)[3]
-    assert again.gates.ctypes.data == address  # the one that nobody holds
-    assert_same_bits(again.gates, before[1], "gates")
-    assert_same_bits(held, before[0], "gates")
+    again = cpu.recurrent_forward(xs[1], None, None, packed, training=True)[4]
+    assert again.saved.ctypes.data == address  # the one that nobody holds
+    assert_same_bits(again.saved, before[1], "saved")
+    assert_same_bits(held, before[0], "saved")
 
 
 def test_scratch_belongs_to_the_thread(rng):
@@ -292,21 +444,23 @@ def test_out_of_memory_raises_and_leaves_everything_usable():
 import resource
 import numpy as np
 from fastseq.backends import cpu
-w = [np.full(s, 0.1, np.float32) for s in ((256, 2), (256, 64), (256,), (256,))]
-packed = cpu.lstm_pack(*w)
+from fastseq.backends.recurrent import Noise, Weights, gates_of
+from fastseq.backends.recurrent import Weights
+w = Weights(*(np.full(s, 0.1, np.float32) for s in ((256, 2), (256, 64), (256,), (256,))))
+packed = cpu.recurrent_pack("lstm", (w,))
 small = np.ones((3, 2, 2), np.float32)
-want = cpu.lstm_forward(small, None, None, packed, training=True)[0]
+want = cpu.recurrent_forward(small, None, None, packed, training=True)[0]
 large = np.broadcast_to(np.float32(1), (2**11, 2**11, 2))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (600 << 20),) * 2)
 for _ in range(3):
-    for call in (lambda: cpu.lstm_forward(large, None, None, packed, training=True), lambda: cpu.pack(np.broadcast_to(small[0], (2**13, 2, 2)).reshape(-1, 2)[:, :1] @ np.ones((1, 2**16), np.float32))):
+    for call in (lambda: cpu.recurrent_forward(large, None, None, packed, training=True), lambda: cpu.pack(np.broadcast_to(small[0], (2**13, 2, 2)).reshape(-1, 2)[:, :1] @ np.ones((1, 2**16), np.float32))):
         try:
             call()
         except MemoryError:
             continue
         raise SystemExit("no MemoryError")
-    assert np.array_equal(cpu.lstm_forward(small, None, None, packed, training=True)[0], want)
+    assert np.array_equal(cpu.recurrent_forward(small, None, None, packed, training=True)[0], want)
 """
     if not sys.platform.startswith("linux"):
         pytest.skip("limits of the address space are Linux's here")

@@ -10,7 +10,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 if not all(page.exists() for page in PAGES) or len(PAGES) < 2:
     pytest.skip("the pages are not beside the tests", allow_module_level=True)
 
-ALL_PAGES = [*PAGES, ROOT / "benchmarks" / "README.md"]
+ALL_PAGES = [*PAGES, ROOT / "benchmarks" / "README.md", ROOT / "examples" / "README.md"]
 FENCE = re.compile(r"^```(?P<language>[^\n]*)\n(?P<body>.*?)^```$", re.M | re.S)
 
 
@@ -43,7 +43,7 @@ def test_every_block_says_what_it_is(page):
 
 
 def test_the_pages_have_code():
-    for page in ("README.md", "docs/tutorial.md", "docs/lstm.md"):
+    for page in ("README.md", "docs/tutorial.md", "docs/recurrent.md"):
         assert any(language == "python" for _, language, _ in blocks(ROOT / page)), page
 
 
@@ -53,6 +53,19 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", prose):
         if not target.startswith(("http://", "https://", "mailto:")):
             assert (page.parent / target).exists(), f"{name_of(page)} links to {target}"
+
+
+def anchors(page):
+    """What GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=name_of)
+def test_links_into_a_page_find_their_heading(page):
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", FENCE.sub("", page.read_text())):
+        if not target.startswith(("http://", "https://")):
+            assert anchor in anchors(page.parent / target if target else page), f"{name_of(page)} links to {target}#{anchor}"
 
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=name_of)

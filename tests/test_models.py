@@ -90,3 +90,23 @@ def test_vocabulary_travels_with_the_model(model, tmp_path):
     assert twin.dropout == 0.5
     ids = np.zeros((3, 1), np.int64)
     assert np.array_equal(twin(ids)[0], model.eval()(ids)[0])
+
+
+@pytest.mark.parametrize("cell", ["gru", "rnn", "mut1", "mut2", "mut3"])
+def test_language_models_of_other_cells(cell, tmp_path):
+    model = models.LanguageModel("abcde ", 4, 8, cell=cell, rng=0).eval()
+    ids = model.vocabulary.encode("abc ed").reshape(3, 2)
+    logits, state = model(ids)
+    assert isinstance(state, tuple)
+    assert np.array_equal(logits, model.head(getattr(model, cell)(model.embedding.weight.data[ids])[0]))
+    first, state = model(ids[:1])
+    rest, _ = model(ids[1:], state)
+    assert np.array_equal(np.concatenate([first, rest]), logits)
+    model.save(tmp_path / "model")
+    assert np.array_equal(fs.load(tmp_path / "model")(ids)[0], logits)
+    assert np.allclose(model.stream().step(int(ids[0, 0])), logits[0, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_cell_that_there_is_not():
+    with pytest.raises(ValueError, match="cell: expected one of lstm, gru, rnn, mut1, mut2, mut3, got 'tree'"):
+        models.LanguageModel("ab", cell="tree")

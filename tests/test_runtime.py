@@ -133,6 +133,7 @@ def test_threads_counts_for_this_python_thread_only():
 # ---------------------------------------------------------------- environment
 
 THREADS = "import fastseq as fs; print(fs.get_num_threads())"
+RUNTIME = "import os, fastseq; print(os.path.exists('/proc/self/maps') and open('/proc/self/maps').read())"
 
 
 @needs_openmp
@@ -154,7 +155,8 @@ def test_number_of_threads_from_the_environment(environment, expected):
 def test_openmp_variable_only_lowers_the_number():
     alone = output_of(THREADS)
     assert output_of(THREADS, OMP_NUM_THREADS="1000") == alone
-    assert output_of(THREADS, OMP_NUM_THREADS="many") == alone
+    if "libomp" not in output_of(RUNTIME):  # LLVM's runtime ends the process over a number that is none
+        assert output_of(THREADS, OMP_NUM_THREADS="many") == alone
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import fastseq as fs
+from fastseq.backends import reference
 from tests.cases import CASES, lstm_case
+from tests.recurrent_problems import OPTIONS
 from tests.tolerance import assert_close
 
 torch = pytest.importorskip("torch")
@@ -77,6 +79,140 @@ def test_a_module_with_the_same_state_dict(B, dtype, rng):
         want_y, (want_h, want_c) = theirs.double()(torch.from_numpy(x.astype(np.float64)))
     for got, want in ((y, want_y), (h, want_h), (c, want_c)):
         assert_close(got, want.numpy(), dtype=dtype, terms=11 * 26)
+
+
+# ---------------------------------------------------------------- recurrent layers
+
+RECURRENT = {
+    "RNN": ("RNN", {}),
+    "RNN of ReLU": ("RNN", {"nonlinearity": "relu"}),
+    "LSTM": ("LSTM", {}),
+    "LSTM with projection": ("LSTM", {"proj_size": 5}),
+    "GRU": ("GRU", {}),
+}
+
+
+def recurrent_pair(kind, dtype, **options):
+    """Our layer and theirs, in float64, with the same numbers: their state dict loads as it is."""
+    name, more = RECURRENT[kind]
+    torch.manual_seed(0)
+    theirs = getattr(torch.nn, name)(7, 19, **more, **options, dtype=torch.float32 if dtype == np.float32 else torch.float64)
+    ours = getattr(fs.nn, name)(7, 19, **more, **options, dtype=dtype)
+    ours.load_state_dict({name: p.numpy() for name, p in theirs.state_dict().items()})
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    return ours, theirs.double()
+
+
+def both(array, requires_grad=True):
+    """The same numbers as a Tensor of ours and as one of theirs in float64."""
+    return fs.Tensor(array, requires_grad=requires_grad), torch.tensor(array.astype(np.float64), requires_grad=requires_grad)
+
+
+def assert_the_same_layer(kind, options, B, dtype, rng, lengths=None, given_state=True):
+    """Outputs, final states and all gradients, under random gradients of all outputs."""
+    ours, theirs = recurrent_pair(kind, dtype, **options)
+    T, D, L = 11, 1 + options.get("bidirectional", False), options.get("num_layers", 1)
+    lstm, first = RECURRENT[kind][0] == "LSTM", options.get("batch_first", False)
+    P = RECURRENT[kind][1].get("proj_size", 19)
+    x, xt = both(rng.standard_normal((B, T, 7) if first else (T, B, 7)).astype(dtype))
+    states = [both(rng.standard_normal((L * D, B, n)).astype(dtype)) for n in ([P, 19] if lstm else [P])]
+    mine, other = ((s[0] for s in states), (s[1] for s in states)) if given_state else ((), ())
+    mine, other = (tuple(s) if lstm and given_state else next(iter(s), None) for s in (mine, other))
+    y, end = ours(x, mine, lengths=lengths)
+    if lengths is None:
+        want_y, want_end = theirs(xt, other)
+    else:
+        pack, unpack = torch.nn.utils.rnn.pack_padded_sequence, torch.nn.utils.rnn.pad_packed_sequence
+        packed = pack(xt, torch.tensor(lengths), batch_first=first, enforce_sorted=False)
+        want_y, want_end = theirs(packed, other)
+        want_y, _ = unpack(want_y, batch_first=first, total_length=T)
+    outputs, wants = ([y, *end], [want_y, *want_end]) if lstm else ([y, end], [want_y, want_end])
+    upstream = [rng.standard_normal(o.shape).astype(dtype) for o in outputs]
+    loss = sum(((o * g).sum() for o, g in zip(outputs[1:], upstream[1:], strict=True)), (outputs[0] * upstream[0]).sum())
+    loss.backward()
+    sum((o * torch.tensor(g)).sum() for o, g in zip(wants, upstream, strict=True)).backward()
+    pairs = [(f"output {k}", o.data, w) for k, (o, w) in enumerate(zip(outputs, wants, strict=True))]
+    pairs += [("dx", x.grad, xt.grad)]
+    pairs += [(f"dstate {k}", s.grad, t.grad) for k, (s, t) in enumerate(states) if given_state]
+    gradients = dict(ours.named_parameters())
+    pairs += [(f"d{name}", gradients[name].grad, p.grad) for name, p in theirs.named_parameters()]
+    for name, got, want in pairs:
+        assert_close(got, want.detach().numpy(), dtype=dtype, terms=T * L * (26 + B), name=name)
+
+
+STRUCTURES = [
+    {},
+    {"bias": False},
+    {"batch_first": True},
+    {"num_layers": 2},
+    {"bidirectional": True},
+    {"num_layers": 2, "bidirectional": True},
+    {"num_layers": 3, "bidirectional": True, "batch_first": True, "bias": False},
+]
+
+
+@pytest.mark.parametrize("options", STRUCTURES, ids=str)
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_recurrent_layers(kind, options, dtype, rng):
+    assert_the_same_layer(kind, options, 4, dtype, rng)
+    assert_the_same_layer(kind, options, 1, dtype, rng, given_state=False)
+
+
+@pytest.mark.parametrize("options", STRUCTURES, ids=str)
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_recurrent_layers_of_padded_batches(kind, options, dtype, rng):
+    """What needs pack_padded_sequence there takes lengths here."""
+    assert_the_same_layer(kind, options, 5, dtype, rng, lengths=[3, 11, 1, 8, 11])
+    assert_the_same_layer(kind, options, 3, dtype, rng, lengths=[2, 5, 4], given_state=False)
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_recurrent_layers_without_a_batch(kind, dtype, rng):
+    ours, theirs = recurrent_pair(kind, dtype, num_layers=2, bidirectional=True)
+    x = rng.standard_normal((11, 7)).astype(dtype)
+    y, end = ours(x)
+    with torch.no_grad():
+        want_y, want_end = theirs(torch.from_numpy(x.astype(np.float64)))
+    pairs = [(y, want_y), *(zip(end, want_end, strict=True) if "LSTM" in kind else [(end, want_end)])]
+    for got, want in pairs:
+        assert_close(got, want.numpy(), dtype=dtype, terms=2 * 11 * 26)
+
+
+@pytest.mark.parametrize(("kind", "theirs"), [("RNNCell", "RNNCell"), ("LSTMCell", "LSTMCell"), ("GRUCell", "GRUCell")])
+def test_recurrent_cells(kind, theirs, dtype, rng):
+    theirs = getattr(torch.nn, theirs)(7, 19, dtype=torch.float32 if dtype == np.float32 else torch.float64)
+    ours = getattr(fs.nn, kind)(7, 19, dtype=dtype)
+    ours.load_state_dict({name: p.numpy() for name, p in theirs.state_dict().items()})
+    theirs = theirs.double()
+    x, xt = both(rng.standard_normal((4, 7)).astype(dtype))
+    states = [both(rng.standard_normal((4, 19)).astype(dtype)) for _ in range(2 if kind == "LSTMCell" else 1)]
+    mine, other = (tuple(s[k] for s in states) if len(states) > 1 else states[0][k] for k in (0, 1))
+    got, want = ours(x, mine), theirs(xt, other)
+    got, want = (got, want) if kind == "LSTMCell" else ((got,), (want,))
+    upstream = [rng.standard_normal((4, 19)).astype(dtype) for _ in got]
+    sum(((o * g).sum() for o, g in zip(got[1:], upstream[1:], strict=True)), (got[0] * upstream[0]).sum()).backward()
+    sum((o * torch.tensor(g)).sum() for o, g in zip(want, upstream, strict=True)).backward()
+    pairs = [(o.data, w) for o, w in zip(got, want, strict=True)] + [(x.grad, xt.grad), *((s.grad, t.grad) for s, t in states)]
+    gradients = dict(ours.named_parameters())
+    pairs += [(gradients[name].grad, p.grad) for name, p in theirs.named_parameters()]
+    for o, w in pairs:
+        assert_close(o, w.detach().numpy(), dtype=dtype, terms=30)
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=", ".join)
+def test_the_reference_agrees_with_automatic_differentiation(option, rng):
+    """Every cell and option, also those that PyTorch's own layers lack, written out once more and differentiated by it."""
+    from tests import torch_recurrent
+
+    problem = OPTIONS[option]
+    a = problem.inputs(rng, np.float64)
+    got, want = problem.results(reference, a), problem.results(torch_recurrent, a)
+    assert got.keys() == want.keys()
+    for name in got:
+        assert_close(got[name], want[name], terms=problem.terms, name=name)
+
+
+# ---------------------------------------------------------------- optimisers
 
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])

@@ -214,20 +214,45 @@ int fsq_has_openmp(void) { return HAS_OPENMP; }
 
 /* When work pays for a team. Measured on 2 cores of an Intel Xeon at 2.5 GHz (gcc 12, libgomp): a chain of dependent additions on
  * one thread, and cut in two on two. Workers that still spin from the call before add 0.8 us (median): 4 us of work become 2.8, but a
- * worker whose core another process has taken costs that process's time slice, 3 ms: less than 4 us of gain is not worth the risk.
+ * worker whose core another process has taken costs that process's time slice, 3 ms: less than 3 us of gain is not worth the risk.
  * Workers that sleep, 8 ms after it, add 24 us and a cold start (tenth percentile): 64 us become 72, 100 become 90.
  * WORTH_PER_WORKER is an estimate: a runtime releases and collects its workers one by one, about 0.1 us each. */
-#define WORTH_AWAKE 10000.0
+#define WORTH_AWAKE 8000.0
 #define WORTH_PER_WORKER 200.0
 #define WORTH_ASLEEP 80000.0
 #define STAY_AWAKE 1000000 /* ns; libgomp's workers spin 300 000 pauses after a region: 2.8 ms there, where a pause takes 11 cycles */
 
 static _Atomic int64_t last_call; /* when a team was last used or wished for */
 
-static int64_t clock_now(void) {
+static int64_t nanoseconds_of(clockid_t clock) {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(clock, &now);
     return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+static int64_t clock_now(void) { return nanoseconds_of(CLOCK_MONOTONIC); }
+
+/* Another program on one of our cores keeps the whole team waiting at every barrier, and a worker that yields while it waits gives its
+ * core away for a time slice: two threads then train an LSTM at half the speed of one or less. So a wait of LATE, at a barrier (only
+ * a worker that had to yield takes the time) or for the end of a region, has the next regions looked at: workers with unequal shares
+ * use their processors, workers without a core do not. Where a worker lost so much of LOOK that one thread would have been faster,
+ * calls get one thread for a while, and then a team to try again; the pauses double, and are long beside what the trial took. More
+ * workers than processors is what the user asked for: that is never second-guessed. */
+#define LATE 1000000          /* ns, as all of these */
+#define LOSS_LEAST 500000     /* of one worker in one region: less is waking up, more is a time slice */
+#define LOOK 10000000         /* time in regions until the verdict */
+#define PAUSE_LEAST 100000000
+#define PAUSE_MOST 1000000000 /* or, if that is longer, PAUSE_PER_TRIAL times the trial */
+#define PAUSE_PER_TRIAL 10
+#define TEAM_EFFICIENCY 0.8   /* n threads that lose nothing do the work of 0.8 n */
+
+static atomic_int suspected;          /* 1: somebody waited for long, look at the next regions */
+static _Atomic int64_t alone_until;   /* one thread until then, and then a trial; 0: teams */
+
+/* Does this machine's load leave us one thread at present? */
+static int alone_now(int threads) {
+    int64_t until = atomic_load_explicit(&alone_until, memory_order_relaxed);
+    return until && threads <= processors() && clock_now() < until;
 }
 
 /* Either all the threads or one: a team that changes its size makes libgomp end threads and make new ones, which costs more than
@@ -236,6 +261,7 @@ static int64_t clock_now(void) {
 int fsq_threads_for(double nanoseconds, int threads) {
     if (atomic_load_explicit(&always_threads, memory_order_relaxed)) return threads;
     if (threads < 2 || !(nanoseconds >= WORTH_AWAKE + WORTH_PER_WORKER * (threads - 2))) return 1;
+    if (alone_now(threads)) return 1;
     if (nanoseconds >= WORTH_ASLEEP) return threads;
     int64_t now = clock_now(), before = atomic_exchange_explicit(&last_call, now, memory_order_relaxed);
     return now - before < STAY_AWAKE && threads <= processors() ? threads : 1;
@@ -254,7 +280,6 @@ void fsq_share(const fsq_team *team, ptrdiff_t n, ptrdiff_t grain, ptrdiff_t *be
 struct fsq_barrier_state {
     _Alignas(128) atomic_uint epoch; /* how many barriers are complete; only its changes matter, it may wrap */
     atomic_uint arrived;
-    int spins;
 };
 
 /* About 20 us where a pause takes 10 ns (AMD Zen), 100 us where it takes 50 ns (Intel since Skylake): longer than a
@@ -270,21 +295,20 @@ static inline void pause_core(void) {
 }
 
 #if HAS_TEAMS
-/* The state of a new region: nobody has arrived. Workers beyond the processors yield at once. */
-static struct fsq_barrier_state *barrier_reset(int size) {
-    static struct fsq_barrier_state barrier; /* one serves: one region runs at a time */
-    atomic_store_explicit(&barrier.arrived, 0, memory_order_relaxed);
-    barrier.spins = size > processors() ? 0 : SPINS;
-    return &barrier;
-}
+/* One set serves: one region runs at a time. A team of n workers has the n - 1 states from its first on: one for its own barrier, and
+ * the rest for its groups, which need n - parts. Every barrier leaves its state with nobody arrived. */
+static struct fsq_barrier_state barrier_states[FSQ_THREADS_MOST - 1];
 #endif
+static int barrier_spins; /* in the region that runs */
 
 static void wait_for_change(struct fsq_barrier_state *state, unsigned epoch) {
-    for (int i = state->spins; i > 0; i--) {
+    for (int i = barrier_spins; i > 0; i--) {
         if (atomic_load_explicit(&state->epoch, memory_order_acquire) != epoch) return;
         pause_core();
     }
+    int64_t begin = clock_now();
     while (atomic_load_explicit(&state->epoch, memory_order_acquire) == epoch) sched_yield();
+    if (clock_now() - begin >= LATE) atomic_store_explicit(&suspected, 1, memory_order_relaxed);
 }
 
 void fsq_barrier(const fsq_team *team) {
@@ -300,7 +324,59 @@ void fsq_barrier(const fsq_team *team) {
     }
 }
 
+int fsq_team_part(const fsq_team *team, int parts, fsq_team *part) {
+    int each = team->size / parts, more = team->size % parts, in_larger = more * (each + 1);
+    int index = team->rank < in_larger ? team->rank / (each + 1) : more + (team->rank - in_larger) / each;
+    int first = index * each + (index < more ? index : more), size = each + (index < more);
+    struct fsq_barrier_state *state = parts == 1 ? team->state : size == 1 ? NULL : team->state + 1 + (first - index);
+    *part = (fsq_team){team->rank - first, size, state};
+    return index;
+}
+
 /* ---------------------------------------------------------------- region */
+
+#if HAS_TEAMS
+static int64_t caller_done;         /* when rank 0 came to the end of the region */
+static _Atomic int64_t worker_lost; /* in the region, by the worker that lost most */
+
+/* Of the regions looked at since the last verdict, and the last pause. */
+static int64_t look_time, look_lost, pause_last;
+
+static void note_loss(int64_t lost) {
+    int64_t most = atomic_load_explicit(&worker_lost, memory_order_relaxed);
+    while (lost > most && !atomic_compare_exchange_weak_explicit(&worker_lost, &most, lost, memory_order_relaxed, memory_order_relaxed)) {
+    }
+}
+
+/* After a region that was looked at. */
+static void judge(int threads, int64_t begin, int64_t end) {
+    look_time += end - begin;
+    look_lost += atomic_exchange_explicit(&worker_lost, 0, memory_order_relaxed);
+    if (look_time < LOOK) return;
+    if ((double)look_lost > (1 - 1 / (TEAM_EFFICIENCY * threads)) * (double)look_time) {
+        pause_last = pause_last * 2 < PAUSE_LEAST ? PAUSE_LEAST : pause_last * 2 > PAUSE_MOST ? PAUSE_MOST : pause_last * 2;
+        int64_t after_trial = look_time * PAUSE_PER_TRIAL;
+        atomic_store_explicit(&alone_until, end + (pause_last > after_trial ? pause_last : after_trial), memory_order_relaxed);
+    } else {
+        pause_last = 0;
+        atomic_store_explicit(&alone_until, 0, memory_order_relaxed);
+        atomic_store_explicit(&suspected, 0, memory_order_relaxed);
+    }
+    look_time = look_lost = 0;
+}
+
+/* What each worker does in a region, which began at `begin` if it is looked at, else 0. Time before the worker ran counts as lost: it
+ * may have been waiting for its core. */
+static void run_worker(const fsq_team *team, int64_t begin, fsq_body body, void *context) {
+    int64_t used = begin ? nanoseconds_of(CLOCK_THREAD_CPUTIME_ID) : 0;
+    body(team, context);
+    if (begin) {
+        int64_t lost = clock_now() - begin - (nanoseconds_of(CLOCK_THREAD_CPUTIME_ID) - used);
+        if (lost >= LOSS_LEAST) note_loss(lost);
+    }
+    if (team->rank == 0) caller_done = clock_now();
+}
+#endif
 
 #if HAS_OPENMP
 /* LLVM's and Intel's runtimes, whose workers spin 200 ms after a region unless told otherwise; libgomp has no such call. */
@@ -309,8 +385,7 @@ extern void kmp_set_blocktime(int milliseconds) __attribute__((weak));
 
 /* Workers beyond `threads` leave at once: the region is always as wide as this thread's number, since libgomp, for a team of another
  * size than the last one, ends threads and makes new ones (measured: 2 and 4 in turn take 280 us and more, 4 alone 16). */
-static void run_team(int threads, fsq_body body, void *context) {
-    struct fsq_barrier_state *state = barrier_reset(threads);
+static void run_team(int threads, int64_t begin, fsq_body body, void *context) {
     int wide = fsq_threads_get(), limit = omp_get_thread_limit(), spin_before = kmp_get_blocktime ? kmp_get_blocktime() : 0;
     if (wide < threads) wide = threads;
     if (wide > limit) wide = limit; /* LLVM's runtime would print a warning */
@@ -318,8 +393,8 @@ static void run_team(int threads, fsq_body body, void *context) {
 #pragma omp parallel num_threads(wide)
     {
         int there = omp_get_num_threads();
-        fsq_team team = {omp_get_thread_num(), there < threads ? there : threads, state};
-        if (team.rank < team.size) body(&team, context);
+        fsq_team team = {omp_get_thread_num(), there < threads ? there : threads, barrier_states};
+        if (team.rank < team.size) run_worker(&team, begin, body, context);
     }
     if (kmp_set_blocktime) kmp_set_blocktime(spin_before); /* it belongs to the thread, and so to its other OpenMP code */
 }
@@ -328,6 +403,7 @@ static void run_team(int threads, fsq_body body, void *context) {
 typedef struct {
     pthread_t thread;
     fsq_team team;
+    int64_t begin;
     fsq_body body;
     void *context;
     atomic_int *size; /* 0 until it is known how many threads could be made */
@@ -336,21 +412,20 @@ typedef struct {
 static void *work(void *argument) {
     worker *self = argument;
     while (!(self->team.size = atomic_load_explicit(self->size, memory_order_acquire))) sched_yield();
-    self->body(&self->team, self->context);
+    run_worker(&self->team, self->begin, self->body, self->context);
     return NULL;
 }
 
-static void run_team(int threads, fsq_body body, void *context) {
+static void run_team(int threads, int64_t begin, fsq_body body, void *context) {
     static worker workers[FSQ_THREADS_MOST]; /* one region runs at a time */
-    struct fsq_barrier_state *state = barrier_reset(threads);
     atomic_int size = 0;
     int made = 1;
-    for (; made < threads && made < FSQ_THREADS_MOST; made++) {
-        workers[made] = (worker){.team = {made, 0, state}, .body = body, .context = context, .size = &size};
+    for (; made < threads; made++) {
+        workers[made] = (worker){.team = {made, 0, barrier_states}, .begin = begin, .body = body, .context = context, .size = &size};
         if (pthread_create(&workers[made].thread, NULL, work, &workers[made]) != 0) break;
     }
     atomic_store_explicit(&size, made, memory_order_release);
-    body(&(fsq_team){0, made, state}, context);
+    run_worker(&(fsq_team){0, made, barrier_states}, begin, body, context);
     for (int i = 1; i < made; i++) pthread_join(workers[i].thread, NULL);
 }
 #endif
@@ -365,12 +440,27 @@ static void after_fork(void) { atomic_store_explicit(&forked, 1, memory_order_re
 __attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, after_fork); }
 #endif
 
+#if HAS_TEAMS
+/* One team, alone in the process. Workers beyond the processors yield at once, and nobody looks at what they lose. */
+static void run_region(int threads, fsq_body body, void *context) {
+    int crowd = threads > processors(), spins = crowd ? 0 : SPINS;
+    int doubted = atomic_load_explicit(&suspected, memory_order_relaxed) || atomic_load_explicit(&alone_until, memory_order_relaxed);
+    int look = doubted && !crowd;
+    int64_t begin = look ? clock_now() : 0;
+    if (barrier_spins != spins) barrier_spins = spins; /* the workers have its cache line */
+    run_team(threads, begin, body, context);
+    int64_t end = clock_now();
+    if (look) judge(threads, begin, end);
+    else if (!crowd && end - caller_done >= LATE) atomic_store_explicit(&suspected, 1, memory_order_relaxed);
+    atomic_store_explicit(&last_call, end, memory_order_relaxed);
+}
+#endif
+
 void fsq_parallel(int threads, fsq_body body, void *context) {
 #if HAS_TEAMS
     if (threads > 1 && !atomic_load_explicit(&forked, memory_order_relaxed) &&
         !atomic_flag_test_and_set_explicit(&region_busy, memory_order_acquire)) {
-        run_team(threads, body, context);
-        atomic_store_explicit(&last_call, clock_now(), memory_order_relaxed);
+        run_region(threads < FSQ_THREADS_MOST ? threads : FSQ_THREADS_MOST, body, context);
         atomic_flag_clear_explicit(&region_busy, memory_order_release);
         return;
     }

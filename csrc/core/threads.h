@@ -26,8 +26,15 @@ void fsq_parallel(int threads, fsq_body body, void *context);
  * call it equally often. Spins for a bounded time, then yields the core while waiting. */
 void fsq_barrier(const fsq_team *team);
 
+/* Cuts a team into `parts` groups of consecutive ranks, 1 <= parts <= size, whose sizes differ by at most one, the larger first.
+ * Returns the index of this worker's group and fills `part`: the worker's rank in it, its size and its barrier, which stops neither
+ * another group nor the whole team. A group can be cut again. The same cut may be made again at any time; before the team is cut into
+ * another number of parts, a barrier of the whole team must follow the groups' last ones. */
+int fsq_team_part(const fsq_team *team, int parts, fsq_team *part);
+
 /* How many threads to use for work that takes one thread about `nanoseconds`: 1 or `threads`. The threshold is measured, and higher
- * where the workers have gone to sleep since the last call. */
+ * where the workers have gone to sleep since the last call. Where other programs hold our processors, so that a team is slower than
+ * one thread, it is 1 for a while whatever the work, then a team once more to see; not if `threads` is more than the processors. */
 int fsq_threads_for(double nanoseconds, int threads);
 
 /* This worker's share of n items, in whole multiples of `grain` >= 1 (the last may be less): items *begin <= i < *end. The shares

@@ -4,14 +4,16 @@
 #include "../simd/vec64.h"
 #include "../simd/vmath.h"
 
+#include "dropout.c"
 #include "gemm.c"
-#include "lstm.c"
+#include "recurrent.c"
+#include "gated.c"
+#include "norm.c"
 #include "pointwise.c"
 #include "bias.c"
 #include "softmax.c"
 #include "cross_entropy.c"
 #include "embedding.c"
-#include "dropout.c"
 #include "optim.c"
 #include "fingerprint.c"
 
@@ -22,14 +24,31 @@ const FSQ_FN(kernels) ALL_TABLE(FSQ_ISA) = {
     .flops_per_ns = 7.0 * VL,
     .gemm_rows = gemm_rows,
     .gemm_cols = gemm_cols,
+    .gemm_turned_rows = gemm_turned_rows,
     .gemm_block = gemm_block,
+    .gemm_row = gemm_row,
+    .gemm_turned = gemm_turned,
     .gemm_pack_a = gemm_pack_a,
     .gemm_pack_b = gemm_pack_b,
-    .lstm_cols = lstm_cols,
-    .lstm_forward_blocks = lstm_forward_blocks,
-    .lstm_input_blocks = lstm_input_blocks,
-    .lstm_pack_blocks = lstm_pack_blocks,
-    .lstm_backward_units = lstm_backward_units,
+    .recurrent_forward_blocks = {[FSQ_RNN_TANH] = rnn_forward_blocks, [FSQ_RNN_RELU] = rnn_forward_blocks, [FSQ_LSTM] = lstm_forward_blocks, [FSQ_GRU] = gru_forward_blocks},
+    .recurrent_input_blocks = {[FSQ_RNN_TANH] = rnn_input_blocks, [FSQ_RNN_RELU] = rnn_input_blocks, [FSQ_LSTM] = lstm_input_blocks, [FSQ_GRU] = gru_input_blocks},
+    .recurrent_pack_blocks = recurrent_pack_blocks,
+    .recurrent_backward_units = {[FSQ_RNN_TANH] = rnn_backward_units, [FSQ_RNN_RELU] = rnn_backward_units, [FSQ_LSTM] = lstm_backward_units, [FSQ_GRU] = gru_backward_units},
+    .recurrent_finish_units = recurrent_finish_units,
+    .recurrent_upstream_units = recurrent_upstream_units,
+    .recurrent_carry = recurrent_carry,
+    .recurrent_mask = recurrent_mask,
+    .lstm_hidden_again = lstm_hidden_again,
+    .lstm_backward_peepholes = lstm_backward_peepholes,
+    .gated_reset_units = gated_reset_units,
+    .gated_forward_units = gated_forward_units,
+    .gated_backward_units = gated_backward_units,
+    .gated_backward_reset = gated_backward_reset,
+    .gated_backward_tanh = gated_backward_tanh,
+    .gated_operands = gated_operands,
+    .norm_forward_rows = {[FSQ_LSTM] = norm_lstm_forward_rows, [FSQ_GRU] = norm_gru_forward_rows},
+    .norm_backward_rows = {[FSQ_LSTM] = norm_lstm_backward_rows, [FSQ_GRU] = norm_gru_backward_rows},
+    .norm_backward_row = norm_backward_row,
     .pointwise_forward[FSQ_IDENTITY] = pointwise_forward_identity,
     .pointwise_forward[FSQ_EXP] = pointwise_forward_exp,
     .pointwise_forward[FSQ_LOG] = pointwise_forward_log,

@@ -13,23 +13,61 @@
 #include "../core/real.h"
 #include "../fastseq.h"
 
-/* One time step of an LSTM for `rows` batch rows: what the tiles read and write. Dense: x (rows, I), h, c (rows, H), gates (rows, 4, H). */
+/* One batch row at one step of a recurrent layer: where its things are. */
 typedef struct {
-    ptrdiff_t rows, I, H;
-    const real *x;                              /* or, where sums is not NULL, not read: */
-    const real *sums;                           /* bias + input product, row r, unit block j at sums + r sums_row + j lstm_cols */
-    ptrdiff_t sums_row;
-    const real *h_before, *c_before;
-    real *h, *c, *gates;                        /* gates may be NULL; c may be c_before */
-    int fetch_ahead;                            /* the weights do not stay in L2: fetch the next block's while this one is at work */
-} lstm_forward_step;
+    const real *x;                              /* (I); not read where the step is hoisted: */
+    real *sums;                                 /* the biases and W x, beforehand, in the order of the panels; staged cells add to them */
+    const real *h_in;                           /* (P) what the recurrent product reads: d h' */
+    const real *h_before, *c_before;            /* (P) h', (H) c' */
+    const real *drop, *zone_h, *zone_c;         /* (P), (P), (H) masks: d of the next step's product, m of zoneout; NULL: none */
+    real *h, *c;                                /* (P), (H) out; c may be c_before */
+    real *h_next;                               /* (P) out: d h for the next step's product; NULL where that reads h itself */
+    real *hidden;                               /* (H) out: the LSTM's o tanh(c~) where a projection makes h of it, else NULL */
+    real *cache;                                /* out: what backward needs; NULL for inference */
+    real *inner;                                /* staged cells (gated.c, norm.c): from stage to stage */
+} recurrent_row;
 
-/* The same step backwards. Dense: gates, dgates (rows, 4, H), the others (rows, H). */
+/* Layer norm: gains (G H), the LSTM's gain and bias of c~ (H), and what the normalised sums are added to: all biases, (G H) or, with those
+ * that the GRU's r multiplies apart, (4 H). */
 typedef struct {
-    ptrdiff_t rows, H;
-    const real *gates, *c, *c_before, *dy, *dh; /* c_before and dy may be NULL = 0 */
-    real *dc, *dgates;
-} lstm_backward_step;
+    const real *ih_weight, *hh_weight, *c_weight, *c_bias, *starts;
+} recurrent_norm;
+
+/* One step for n rows. */
+typedef struct {
+    const recurrent_row *rows;
+    ptrdiff_t n, I, H, P;
+    const real *peepholes;                      /* (3, H) or NULL */
+    int relu, hoisted;                          /* the RNN's function; sums are given in place of x */
+    int fetch_ahead;                            /* the weights do not stay in L2: fetch the next block's while this one is at work */
+    fsq_cell cell;                              /* of gated.c, and its biases (G H) */
+    const real *starts;
+    const recurrent_norm *norm;                 /* of norm.c */
+} recurrent_step;
+
+/* The same row backwards. */
+typedef struct {
+    const real *cache, *h, *h_before, *c_before;
+    const real *dy, *dcell;                     /* NULL = 0 */
+    const real *drop, *zone_h, *zone_c;         /* drop: the mask of the next step's product */
+    real *dh;                                   /* (P) dL/d(d h) by way of the next step's product; gated.c: out, dL/d(d h') */
+    real *direct;                               /* (P) in: dL/dh by other ways; out: the same for h'. NULL where there are none */
+    real *dc;                                   /* (H) in: dL/dc by way of the next step; out: the same for c' */
+    real *dstate;                               /* (P) out: dL/dh by all its ways, or NULL */
+    real *dsx, *dsh;                            /* (G, H) out: dL/d(W x), dL/d(U d h'); the same memory where they are the same */
+    int cut;                                    /* no state went on to the next step: dh, direct and dc count as 0 */
+    real *inner;                                /* staged cells: from stage to stage, and to the gradients of the weights */
+    real *hidden;                               /* (H) out: o tanh(norm(c~)) where a projection follows, else NULL */
+} recurrent_back_row;
+
+typedef struct {
+    const recurrent_back_row *rows;
+    ptrdiff_t n, H;
+    const real *peepholes;
+    int relu;
+    fsq_cell cell;
+    const recurrent_norm *norm;
+} recurrent_back;
 
 /* What stays the same over all elements of an update (fastseq.h has the equations). */
 typedef struct { real lr, momentum, weight_decay; int nesterov, first; } sgd_constants;
@@ -41,18 +79,39 @@ typedef struct FSQ_FN(kernels) {
     double flops_per_ns;                        /* of the register tile on one core, roughly: for the choice of threads */
     /* ---- gemm.c */
     int gemm_rows, gemm_cols;                   /* the register tile */
+    int gemm_turned_rows;                       /* the most rows that gemm_turned takes */
     void (*gemm_block)(real *c, ptrdiff_t c_row, const real *a, ptrdiff_t a_row, ptrdiff_t a_k, int packed_a, const real *b, ptrdiff_t b_k,
                        ptrdiff_t b_panel, ptrdiff_t M, ptrdiff_t n, ptrdiff_t K, int add, const real *bias, fsq_function function);
+    void (*gemm_row)(real *c, const real *a, ptrdiff_t a_k, const real *b, ptrdiff_t b_row, ptrdiff_t n, ptrdiff_t K, int add, const real *bias,
+                     fsq_function function); /* one row of a, rows of b contiguous */
+    void (*gemm_turned)(real *c, ptrdiff_t c_row, const real *a, ptrdiff_t a_row, ptrdiff_t a_k, const real *b, ptrdiff_t b_col, ptrdiff_t M,
+                        ptrdiff_t n, ptrdiff_t K, int add, const real *bias, fsq_function function); /* columns of b contiguous */
     void (*gemm_pack_a)(real *packed, const real *a, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t M, ptrdiff_t K);
     void (*gemm_pack_b)(real *panel, const real *b, ptrdiff_t b_row, ptrdiff_t b_col, ptrdiff_t n, ptrdiff_t K);
-    /* ---- lstm.c */
-    int lstm_cols;
-    void (*lstm_forward_blocks)(const lstm_forward_step *s, const real *packed, ptrdiff_t from, ptrdiff_t to, int backwards);
-    void (*lstm_input_blocks)(real *sums, ptrdiff_t sums_row, const real *x, const real *packed, ptrdiff_t rows, ptrdiff_t I, ptrdiff_t H,
-                              ptrdiff_t from, ptrdiff_t to);
-    void (*lstm_pack_blocks)(real *packed, const real *w_ih, const real *w_hh, const real *b_ih, const real *b_hh, ptrdiff_t I, ptrdiff_t H,
-                             ptrdiff_t from, ptrdiff_t to);
-    void (*lstm_backward_units)(const lstm_backward_step *s, ptrdiff_t from, ptrdiff_t to);
+    /* ---- recurrent.c, with rnn.c, lstm.c and gru.c: by fsq_cell, NULL for cells that are not one tile */
+    void (*recurrent_forward_blocks[FSQ_MUT3 + 1])(const recurrent_step *s, const real *packed, ptrdiff_t from, ptrdiff_t to, int backwards);
+    void (*recurrent_input_blocks[FSQ_MUT3 + 1])(real *sums, ptrdiff_t sums_row, const real *const *x, const real *packed, ptrdiff_t n,
+                                                 ptrdiff_t I, ptrdiff_t P, ptrdiff_t from, ptrdiff_t to);
+    void (*recurrent_pack_blocks)(real *packed, const real *w_ih, const real *w_hh, const real *b_ih, const real *b_hh, int gates, int starts,
+                                  ptrdiff_t I, ptrdiff_t P, ptrdiff_t H, ptrdiff_t from, ptrdiff_t to);
+    void (*recurrent_backward_units[FSQ_MUT3 + 1])(const recurrent_back *s, ptrdiff_t from, ptrdiff_t to);
+    void (*recurrent_finish_units)(const recurrent_row *rows, const real *h, ptrdiff_t n, ptrdiff_t P, ptrdiff_t from, ptrdiff_t to);
+    void (*recurrent_upstream_units)(real *dh, const recurrent_back_row *rows, ptrdiff_t n, ptrdiff_t P, ptrdiff_t from, ptrdiff_t to);
+    void (*recurrent_carry)(real *dh_before, const recurrent_back_row *row, ptrdiff_t P);
+    void (*recurrent_mask)(real *mask, ptrdiff_t from, ptrdiff_t to, uint64_t key, uint32_t t, uint32_t b, uint64_t threshold, real below, real above);
+    void (*lstm_hidden_again)(real *hidden, const recurrent_back_row *row, ptrdiff_t H);
+    void (*lstm_backward_peepholes)(real *dp, const recurrent_back_row *rows, ptrdiff_t count, ptrdiff_t H, ptrdiff_t from, ptrdiff_t to);
+    /* ---- gated.c: units [from, to) of a step between two products; the operands of one row */
+    void (*gated_reset_units)(const recurrent_step *s, ptrdiff_t from, ptrdiff_t to);
+    void (*gated_forward_units)(const recurrent_step *s, ptrdiff_t from, ptrdiff_t to);
+    void (*gated_backward_units)(const recurrent_back *s, ptrdiff_t from, ptrdiff_t to);
+    void (*gated_backward_reset)(const recurrent_back *s, ptrdiff_t from, ptrdiff_t to);
+    void (*gated_backward_tanh)(const recurrent_back *s, ptrdiff_t from, ptrdiff_t to);
+    void (*gated_operands)(real *inner, const real *v, const real *r, ptrdiff_t H, fsq_cell cell);
+    /* ---- norm.c: whole rows, for FSQ_LSTM and FSQ_GRU; n entries of a gradient */
+    void (*norm_forward_rows[FSQ_GRU + 1])(const recurrent_step *s);
+    void (*norm_backward_rows[FSQ_GRU + 1])(const recurrent_back *s);
+    void (*norm_backward_row)(real *dgain, real *dbias, real *db, const real *d, const real *x, ptrdiff_t n);
     /* ---- pointwise.c: n elements, one thread */
     void (*pointwise_forward[FSQ_RELU + 1])(real *y, const real *x, ptrdiff_t n);
     void (*pointwise_backward[FSQ_RELU + 1])(real *dx, const real *saved, const real *dy, ptrdiff_t n);

@@ -1,19 +1,24 @@
 /* matmul.c - blocking and threading of the product over the register tile of kernels/gemm.c.
  *
  * Two ways, after Goto & van de Geijn 2008 and BLIS (Van Zee & van de Geijn 2015):
- *   columns  each worker owns panels of columns and walks all rows; it packs its own panels of b, so no barrier is needed.
- *            For few rows, where a stays in the L2 cache; with very few rows b is not packed at all.
- *   blocks   b is packed by all workers together, one block of k at a time; then each owns a range of rows.
+ *   columns  each worker owns panels of columns and walks all rows, so no barrier is needed. For few rows, where a stays in L2.
+ *   blocks   each worker owns a range of rows.
+ * A right operand whose rows are contiguous is read where it lies, as long as a panel of it stays in L2 from one group of rows to
+ * the next; else it is packed, in "blocks" by all workers together, one block of k at a time.
  * Nothing splits k between workers: an element is one chain of additions, and the bits do not depend on the threads. */
 #include "matmul.h"
 
 #include <string.h>
 
+/* On a Zen 4 with 1 MB of L2, float32: 512 rows in one block for 256 took 2 to 5 % less time from 512 to 2048 cubed, and 48 to 192
+ * rows of a made no difference. A b that is read where it lies saved 28 % with 16 rows of a (2048 x 512), 2 % with 512 (512 x 512),
+ * and cost 2 to 4 % from 4 MB on. */
 enum {
-    matmul_kc = 256,            /* rows of b in one block: a panel (256 x 64 floats = 64 KB) streams from L2 */
-    matmul_mc = 192,            /* rows of a in one block: 192 x 256 floats = 192 KB of L2 */
-    matmul_nc = 4096,           /* columns of b packed at a time: 4 MB of floats */
-    matmul_a_bytes = 384 << 10  /* the most of a that "columns" walks again for each panel: part of a 1 MB L2 */
+    matmul_kc = 512,            /* rows of b in one block: a panel (512 x 64 floats = 128 KB) streams from L2 */
+    matmul_mc = 96,             /* rows of a in one block: 96 x 512 floats = 192 KB of L2 */
+    matmul_nc = 2048,           /* columns of b packed at a time: 4 MB of floats */
+    matmul_a_bytes = 384 << 10, /* the most of a (one block of k) that "columns" walks again for each panel: part of L2 */
+    matmul_b_bytes = 1 << 20    /* the most of b that "blocks" reads where it lies */
 };
 
 static ptrdiff_t matmul_min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
@@ -26,7 +31,7 @@ static int matmul_pack_a(const matmul_args *g) { return g->a_col != 1; }
 static int matmul_by_columns(const FSQ_FN(kernels) *k, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, int workers) {
     ptrdiff_t panels = (N + k->gemm_cols - 1) / k->gemm_cols, groups = (M + k->gemm_rows - 1) / k->gemm_rows;
     if (groups <= 1) return 1;
-    if (M * K * (ptrdiff_t)sizeof(real) > matmul_a_bytes) return 0;
+    if (M * matmul_min(K, matmul_kc) * (ptrdiff_t)sizeof(real) > matmul_a_bytes) return 0;
     ptrdiff_t rounds = (panels + workers - 1) / workers, group_rounds = (groups + workers - 1) / workers;
     return rounds * groups <= group_rounds * panels;                          /* no worse balanced than rows would be */
 }
@@ -38,7 +43,8 @@ static size_t matmul_work(const FSQ_FN(kernels) *k, ptrdiff_t M, ptrdiff_t N, pt
     return (size_t)(shared + threads * matmul_up(own, 64)) * sizeof(real) + 64;
 }
 
-/* The rows of one worker against n columns of b that are there in panels: blocks of rows, a packed where that pays. */
+/* Rows m0 ... m1 of c, n columns from j0, against the block of k that starts at k0: blocks of rows, a packed where that pays. b is there
+ * in panels b_panel apart, its rows b_k apart. */
 static void matmul_rows(const FSQ_FN(kernels) *k, const matmul_args *g, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t j0, ptrdiff_t n, ptrdiff_t k0,
                         ptrdiff_t kc, const real *panels, ptrdiff_t b_k, ptrdiff_t b_panel, real *own) {
     int last = k0 + kc == g->K, pack = matmul_pack_a(g);
@@ -46,47 +52,60 @@ static void matmul_rows(const FSQ_FN(kernels) *k, const matmul_args *g, ptrdiff_
         ptrdiff_t rows = matmul_min(m1 - m, matmul_mc);
         const real *a = g->a + m * g->a_row + k0 * g->a_col;
         if (pack) k->gemm_pack_a(own, a, g->a_row, g->a_col, rows, kc);
-        for (ptrdiff_t j = 0; j < n; j += k->gemm_cols)
-            k->gemm_block(g->c + m * g->c_row + j0 + j, g->c_row, pack ? own : a, g->a_row, g->a_col, pack, panels + j / k->gemm_cols * b_panel, b_k,
-                          b_panel, rows, matmul_min(n - j, k->gemm_cols), kc, g->add || k0 > 0, last && g->bias ? g->bias + j0 + j : NULL,
-                          last ? g->function : FSQ_IDENTITY);
+        k->gemm_block(g->c + m * g->c_row + j0, g->c_row, pack ? own : a, g->a_row, g->a_col, pack, panels, b_k, b_panel, rows, n, kc,
+                      g->add || k0 > 0, last && g->bias ? g->bias + j0 : NULL, last ? g->function : FSQ_IDENTITY);
     }
 }
 
-/* columns: this worker's panels, each over all k and all rows. */
-static void matmul_columns(const fsq_team *team, const FSQ_FN(kernels) *k, const matmul_args *g, real *own) {
-    ptrdiff_t from, to, lanes = k->lanes;
-    fsq_share(team, g->N, g->N >= team->size * k->gemm_cols ? k->gemm_cols : lanes, &from, &to);
-    if (g->packed) fsq_share(team, g->N, k->gemm_cols, &from, &to);
+/* Rows m0 ... m1 and columns from ... to, where nothing is shared between workers: b is read where it lies, packed by the caller
+ * or contiguous in whole vectors; what is left of it is packed panel by panel. */
+static void matmul_alone(const FSQ_FN(kernels) *k, const matmul_args *g, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t from, ptrdiff_t to, real *own) {
+    ptrdiff_t cols = k->gemm_cols, whole = g->packed ? to : g->b_col == 1 ? to - (to - from) % k->lanes : from, kc;
+    if (whole > from)
+        for (ptrdiff_t k0 = 0; k0 < g->K; k0 += kc) {
+            kc = matmul_min(g->K - k0, matmul_kc);
+            if (g->packed) matmul_rows(k, g, m0, m1, from, whole - from, k0, kc, g->packed + from * g->K + k0 * cols, cols, g->K * cols, own);
+            else matmul_rows(k, g, m0, m1, from, whole - from, k0, kc, g->b + k0 * g->b_row + from, g->b_row, cols, own);
+        }
     real *panel = own + matmul_up(matmul_min(g->M, matmul_mc) * matmul_min(g->K, matmul_kc), 64);
-    if (g->M <= (g->packed ? 1 : 2) * k->gemm_rows && g->a_col == 1 && (g->packed || g->b_col == 1)) {    /* b is read where it lies, at most twice */
-        ptrdiff_t whole = g->packed ? to : to - (to - from) % lanes;
-        if (whole > from)
-            k->gemm_block(g->c + from, g->c_row, g->a, g->a_row, 1, 0, g->packed ? g->packed + from * g->K : g->b + from,
-                          g->packed ? k->gemm_cols : g->b_row, g->packed ? g->K * k->gemm_cols : k->gemm_cols, g->M, whole - from, g->K, g->add,
-                          g->bias ? g->bias + from : NULL, g->function);
-        from = whole > from ? whole : from;
-    }
-    for (ptrdiff_t j = from; j < to; j += k->gemm_cols)
-        for (ptrdiff_t k0 = 0; k0 < g->K; k0 += matmul_kc) {
-            ptrdiff_t kc = matmul_min(g->K - k0, matmul_kc), n = matmul_min(to - j, k->gemm_cols);
-            const real *b = g->packed ? g->packed + j * g->K + k0 * k->gemm_cols : panel;
-            if (!g->packed) k->gemm_pack_b(panel, g->b + k0 * g->b_row + j * g->b_col, g->b_row, g->b_col, n, kc);
-            matmul_rows(k, g, 0, g->M, j, n, k0, kc, b, k->gemm_cols, kc * k->gemm_cols, own);
+    for (ptrdiff_t j = whole; j < to; j += cols)
+        for (ptrdiff_t k0 = 0; k0 < g->K; k0 += kc) {
+            ptrdiff_t n = matmul_min(to - j, cols);
+            kc = matmul_min(g->K - k0, matmul_kc);
+            k->gemm_pack_b(panel, g->b + k0 * g->b_row + j * g->b_col, g->b_row, g->b_col, n, kc);
+            matmul_rows(k, g, m0, m1, j, n, k0, kc, panel, cols, cols * kc, own);
         }
 }
 
-/* blocks: all workers pack a block of b, then each walks its own rows. */
+/* columns: this worker's panels, each over all rows. */
+static void matmul_columns(const fsq_team *team, const FSQ_FN(kernels) *k, const matmul_args *g, real *own) {
+    ptrdiff_t from, to;
+    fsq_share(team, g->N, g->packed || g->N >= team->size * k->gemm_cols ? k->gemm_cols : k->lanes, &from, &to);
+    if (g->M == 1 && !g->packed && g->b_col == 1)
+        k->gemm_row(g->c + from, g->a, g->a_col, g->b + from, g->b_row, to - from, g->K, g->add, g->bias ? g->bias + from : NULL, g->function);
+    else if (g->M <= k->gemm_turned_rows && !g->packed && g->b_row == 1)
+        k->gemm_turned(g->c + from, g->c_row, g->a, g->a_row, g->a_col, g->b + from * g->b_col, g->b_col, g->M, to - from, g->K, g->add,
+                       g->bias ? g->bias + from : NULL, g->function);
+    else matmul_alone(k, g, 0, g->M, from, to, own);
+}
+
+/* Whether "blocks" reads b where it lies. Packing it pays when it is large, or when many rows share its cost: 2 % of the time with
+ * 3200 rows and K = 128. */
+static int matmul_b_lies_well(const matmul_args *g) {
+    return g->b_col == 1 && g->N * g->K * (ptrdiff_t)sizeof(real) <= matmul_b_bytes && g->M <= 16 * g->K;
+}
+
+/* blocks: each worker walks its own rows; b may first be packed by all of them, a block of k at a time. */
 static void matmul_blocks(const fsq_team *team, const FSQ_FN(kernels) *k, const matmul_args *g, real *shared, real *own) {
     ptrdiff_t m0, m1, p0, p1, cols = k->gemm_cols;
     fsq_share(team, g->M, k->gemm_rows, &m0, &m1);
+    if (g->packed || matmul_b_lies_well(g)) {
+        matmul_alone(k, g, m0, m1, 0, g->N, own);
+        return;
+    }
     for (ptrdiff_t j = 0; j < g->N; j += matmul_nc)
         for (ptrdiff_t k0 = 0; k0 < g->K; k0 += matmul_kc) {
             ptrdiff_t kc = matmul_min(g->K - k0, matmul_kc), n = matmul_min(g->N - j, matmul_nc);
-            if (g->packed) {
-                matmul_rows(k, g, m0, m1, j, n, k0, kc, g->packed + j * g->K + k0 * cols, cols, g->K * cols, own);
-                continue;
-            }
             fsq_barrier(team);                                                /* nobody reads the last block any more */
             fsq_share(team, (n + cols - 1) / cols, 1, &p0, &p1);
             for (ptrdiff_t p = p0; p < p1; p++)

@@ -14,8 +14,8 @@ typedef struct {
     fsq_function function;
 } matmul_args;
 
-/* Every worker of the team calls this with the same arguments; c is complete after the caller's next barrier. work: as
- * matmul_work says for this team's size, the same for all. */
+/* Every worker of the team calls this with the same arguments; c is complete, and work free again, after the caller's next barrier.
+ * work: as matmul_work says for this team's size, the same for all. */
 static void matmul_team(const fsq_team *team, const matmul_args *args, real *work);
 static size_t matmul_work(const FSQ_FN(kernels) *k, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, int packed, int threads);
 

@@ -8,10 +8,11 @@
 #include "dropout.c"
 #include "embedding.c"
 #include "matmul.c"
-#include "lstm.c"
+#include "recurrent.c"
 #include "optim.c"
 #include "pointwise.c"
 #include "softmax.c"
 
 #include "fingerprint.c"
 #include "ids.c"
+#include "recurrent_cache.c"

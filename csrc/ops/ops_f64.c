@@ -8,7 +8,7 @@
 #include "dropout.c"
 #include "embedding.c"
 #include "matmul.c"
-#include "lstm.c"
+#include "recurrent.c"
 #include "optim.c"
 #include "pointwise.c"
 #include "softmax.c"

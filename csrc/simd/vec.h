@@ -14,7 +14,8 @@
  *   vmin, vmax      a < b ? a : b and a > b ? a : b: a NaN in either operand gives b
  *   comparisons     vlt vle vgt vge veq (false on NaN), visnan; vand_m vor_m vany; vselect(m, a, b) = m ? a : b
  *   integers        vbits and vfrombits reinterpret; vi_add vi_sub vi_and vi_or vi_xor vi_set1, vi_shl vi_shr (logical)
- *   across lanes    vsum, vmaximum: in a fixed order of lanes; vtranspose turns VL vectors as a square matrix
+ *   across lanes    vsum, vmaximum: in a fixed order of lanes; vtranspose turns VL vectors as a square matrix;
+ *                   vload_turned(r, row, k) is vload(row[i] + k) for every i, then vtranspose, with fewer shuffles
  *
  * Only static inline functions: a header that several instruction sets share must not leave a symbol behind.
  */

@@ -105,6 +105,23 @@ FSQ_INLINE void vtranspose(vreal r[VL]) {
     }
     for (int i = 0; i < 8; i++) r[i] = s[i];
 }
+FSQ_INLINE void vload_turned(vreal r[VL], const real *const row[VL], ptrdiff_t k) {
+#pragma GCC unroll 2
+    for (int q = 0; q < 8; q += 4) {                        /* four columns: 4 x 4 blocks side by side, then each is turned */
+        vreal s[4], t[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++)
+            s[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row[i] + k + q)), _mm_loadu_ps(row[i + 4] + k + q), 1);
+        for (int i = 0; i < 4; i += 2) {
+            t[i] = _mm256_unpacklo_ps(s[i], s[i + 1]);
+            t[i + 1] = _mm256_unpackhi_ps(s[i], s[i + 1]);
+        }
+        r[q] = _mm256_shuffle_ps(t[0], t[2], 0x44);
+        r[q + 1] = _mm256_shuffle_ps(t[0], t[2], 0xEE);
+        r[q + 2] = _mm256_shuffle_ps(t[1], t[3], 0x44);
+        r[q + 3] = _mm256_shuffle_ps(t[1], t[3], 0xEE);
+    }
+}
 #else
 FSQ_INLINE void vtranspose(vreal r[VL]) {
     vreal s[VL];
@@ -115,6 +132,17 @@ FSQ_INLINE void vtranspose(vreal r[VL]) {
     for (int i = 0; i < 2; i++) {
         r[i] = _mm256_permute2f128_pd(s[i], s[i + 2], 0x20);
         r[i + 2] = _mm256_permute2f128_pd(s[i], s[i + 2], 0x31);
+    }
+}
+FSQ_INLINE void vload_turned(vreal r[VL], const real *const row[VL], ptrdiff_t k) {
+#pragma GCC unroll 2
+    for (int q = 0; q < 4; q += 2) {
+        vreal s[2];
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; i++)
+            s[i] = _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(row[i] + k + q)), _mm_loadu_pd(row[i + 2] + k + q), 1);
+        r[q] = _mm256_unpacklo_pd(s[0], s[1]);
+        r[q + 1] = _mm256_unpackhi_pd(s[0], s[1]);
     }
 }
 #endif

@@ -93,6 +93,27 @@ FSQ_INLINE void vtranspose(vreal r[VL]) {
         r[i + 8] = _mm512_shuffle_f32x4(s[i], s[i + 8], 0xDD);
     }
 }
+FSQ_INLINE void vload_turned(vreal r[VL], const real *const row[VL], ptrdiff_t k) {
+#pragma GCC unroll 4
+    for (int q = 0; q < 16; q += 4) {                       /* four columns: 4 x 4 blocks side by side, then each is turned */
+        vreal s[4], t[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            s[i] = _mm512_castps128_ps512(_mm_loadu_ps(row[i] + k + q));
+            s[i] = _mm512_insertf32x4(s[i], _mm_loadu_ps(row[i + 4] + k + q), 1);
+            s[i] = _mm512_insertf32x4(s[i], _mm_loadu_ps(row[i + 8] + k + q), 2);
+            s[i] = _mm512_insertf32x4(s[i], _mm_loadu_ps(row[i + 12] + k + q), 3);
+        }
+        for (int i = 0; i < 4; i += 2) {
+            t[i] = _mm512_unpacklo_ps(s[i], s[i + 1]);
+            t[i + 1] = _mm512_unpackhi_ps(s[i], s[i + 1]);
+        }
+        r[q] = _mm512_shuffle_ps(t[0], t[2], 0x44);
+        r[q + 1] = _mm512_shuffle_ps(t[0], t[2], 0xEE);
+        r[q + 2] = _mm512_shuffle_ps(t[1], t[3], 0x44);
+        r[q + 3] = _mm512_shuffle_ps(t[1], t[3], 0xEE);
+    }
+}
 #else
 FSQ_INLINE void vtranspose(vreal r[VL]) {
     vreal s[VL];
@@ -110,5 +131,20 @@ FSQ_INLINE void vtranspose(vreal r[VL]) {
         s[i + 4] = _mm512_shuffle_f64x2(r[i], r[i + 4], 0xDD);
     }
     for (int i = 0; i < 8; i++) r[i] = s[i];
+}
+FSQ_INLINE void vload_turned(vreal r[VL], const real *const row[VL], ptrdiff_t k) {
+#pragma GCC unroll 4
+    for (int q = 0; q < 8; q += 2) {
+        vreal s[2];
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; i++) {
+            s[i] = _mm512_castpd128_pd512(_mm_loadu_pd(row[i] + k + q));
+            s[i] = _mm512_insertf64x2(s[i], _mm_loadu_pd(row[i + 2] + k + q), 1);
+            s[i] = _mm512_insertf64x2(s[i], _mm_loadu_pd(row[i + 4] + k + q), 2);
+            s[i] = _mm512_insertf64x2(s[i], _mm_loadu_pd(row[i + 6] + k + q), 3);
+        }
+        r[q] = _mm512_unpacklo_pd(s[0], s[1]);
+        r[q + 1] = _mm512_unpackhi_pd(s[0], s[1]);
+    }
 }
 #endif

@@ -132,3 +132,7 @@ FSQ_INLINE void vtranspose(vreal r[VL]) {
 #endif
     for (int i = 0; i < VL; i++) r[i] = s[i];
 }
+FSQ_INLINE void vload_turned(vreal r[VL], const real *const row[VL], ptrdiff_t k) {
+    for (int i = 0; i < VL; i++) r[i] = vload(row[i] + k);
+    vtranspose(r);
+}

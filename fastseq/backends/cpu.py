@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from fastseq import _core
+from fastseq.backends.recurrent import Noise, Weights
 
 Array = np.ndarray
 
 _FUNCTIONS = _core.FUNCTIONS
+_NO_NOISE = Noise()
 
 
 # ---------------------------------------------------------------- products
@@ -26,6 +28,11 @@ def matmul(a: Array, b: Any, *, bias: Array | None = None, function: str = "iden
     """f(a b + bias): a (..., M, K), b (..., K, N) or a `pack`, bias (N,)."""
     y = _core.matmul(a, b, bias, function)
     return _matmul_leading(a, b, bias, function) if y is None else y
+
+
+#: a b for two matrices of one float type that fit, b perhaps a `pack`; None for all else, `matmul` looks closer. A small product
+#: costs less than the questions that Python would ask first.
+matmul_plain = _core.matmul_plain
 
 
 def _matmul_leading(a: Array, b: Any, bias: Array | None, function: str) -> Array:
@@ -129,84 +136,97 @@ def dropout(x: Array, *, p: float, seed: int, layer: int, call: int) -> Array:
     return _core.dropout(x, p, seed, layer, call)
 
 
-# ---------------------------------------------------------------- lstm
+# ---------------------------------------------------------------- recurrent layers
 
 
-def lstm_pack(w_ih: Array, w_hh: Array, b_ih: Array | None, b_hh: Array | None, *, packed: Any = None) -> Any:
-    """The weights as the other functions take them; `packed` itself, from an earlier call, where no number has changed."""
-    return _core.lstm_pack(w_ih, w_hh, b_ih, b_hh, packed)
+def recurrent_pack(cell: str, directions: tuple[Weights, ...], *, packed: Any = None) -> Any:
+    """A layer as the other functions take it; `packed` itself, from an earlier call, where no number has changed."""
+    return _core.recurrent_pack(cell, directions, packed)
 
 
-def lstm_forward(x: Array, h_0: Array | None, c_0: Array | None, packed: Any, *, training: bool) -> tuple[Array, Array, Array, Any]:
-    """y (T, B, H) = h_1 ... h_T, the last h and c (B, H), and, in training, what `lstm_backward` needs."""
-    return _core.lstm_forward(x, h_0, c_0, packed, training)
+def recurrent_forward(
+    x: Array,
+    h_0: Array | None,
+    c_0: Array | None,
+    packed: Any,
+    *,
+    lengths: Array | None = None,
+    reset: Array | None = None,
+    noise: Noise = _NO_NOISE,
+    training: bool = False,
+    states: bool = False,
+    checkpoint_every: int | None = None,
+) -> tuple[Array, Array, Array | None, Array | None, Any]:
+    """y (T, B, D P), the last h and c, every c (D, T, B, H) where `states` asks, and, in training, what `recurrent_backward` needs."""
+    return _core.recurrent_forward(x, h_0, c_0, packed, lengths, reset, noise, training, states, checkpoint_every or 0)
 
 
-def lstm_backward(
-    cache: Any, dy: Array | None, dh_n: Array | None, dc_n: Array | None, *, need_dx: bool = True, need_weights: bool = True
-) -> dict[str, Array | None]:
-    """Backpropagation through time: dx, dh_0, dc_0, dw_ih, dw_hh and db, which is the gradient of either bias."""
-    gradients = _core.lstm_backward(cache, dy, dh_n, dc_n, need_dx, need_weights)
-    return dict(zip(("dx", "dh_0", "dc_0", "dw_ih", "dw_hh", "db"), gradients, strict=True))
+def recurrent_backward(
+    cache: Any,
+    dy: Array | None,
+    dh_n: Array | None,
+    dc_n: Array | None,
+    *,
+    dcells: Array | None = None,
+    need_dx: bool = True,
+    need_weights: bool = True,
+    need_dstates: bool = False,
+) -> dict[str, Any]:
+    """Backpropagation through time: dx, dh_0, dc_0, weights (`Weights` of gradients for each direction) and dstates."""
+    return _core.recurrent_backward(cache, dy, dh_n, dc_n, dcells, need_dx, need_weights, need_dstates)
 
 
-def lstm_stream(packed: Any, *, batch_size: int) -> Any:
+def recurrent_stack(
+    x: Array,
+    h_0: Array | None,
+    c_0: Array | None,
+    layers: tuple[Any, ...],
+    *,
+    lengths: Array | None = None,
+    reset: Array | None = None,
+    zoneout: tuple[float, float] = (0.0, 0.0),
+) -> tuple[Array, Array, Array | None]:
+    """Packed layers of one direction, each on the one before, without a record: the last y, and h (L, B, P) and c (L, B, H) at the end."""
+    return _core.recurrent_stack(x, h_0, c_0, layers, lengths, reset, zoneout)
+
+
+def recurrent_stream(layers: tuple[Any, ...], *, batch_size: int, zoneout: tuple[float, float] = (0.0, 0.0)) -> Any:
     """A stream with zero state: `step`, `state`, `reset`, `load`."""
-    return _core.LSTMStream(packed, batch_size)
+    return _core.RecurrentStream(layers, batch_size, zoneout)
 
 
 # ---------------------------------------------------------------- pickles
-# Panels have the layout of one instruction set, so a pickle holds the weights themselves. Where each one lies in the panels is found
-# by packing their positions instead of them, in two digits, for a float32 holds integers up to 2^24 only.
+# Panels have the layout of one instruction set, so a pickle holds the weights themselves. Where each element of a matrix lies in the
+# panels is found by packing their positions instead of them, in two digits, for a float32 holds integers up to 2^24 only.
 
 _DIGIT = 1 << 12
 
 
-def _unpacked(panels: Any, sizes: tuple[int, ...], repack: Callable[[Array], Any]) -> list[Array]:
-    """The weights in `panels`, flat, as arrays of these sizes; `repack` packs a flat array of all of them."""
-    positions = np.arange(1, sum(sizes) + 1)  # 0 is padding
-    low, high = (repack(digit.astype(panels.dtype)).numpy().astype(np.int64) for digit in (positions % _DIGIT, positions // _DIGIT))
-    flat = np.zeros(sum(sizes) + 1, panels.dtype)
-    flat[high * _DIGIT + low] = panels.numpy()
-    return np.split(flat[1:], np.cumsum(sizes)[:-1])
-
-
 def _matmul_packed_parts(packed: Any) -> tuple[Any, ...]:
     K, N = packed.shape
-    (b,) = _unpacked(packed, (K * N,), lambda flat: pack(flat.reshape(K, N)))
-    return pack, (b.reshape(K, N),)
+    positions = np.arange(1, K * N + 1).reshape(K, N)  # 0 is padding
+    low, high = (pack(digit.astype(packed.dtype)).numpy().astype(np.int64) for digit in (positions % _DIGIT, positions // _DIGIT))
+    flat = np.zeros(K * N + 1, packed.dtype)
+    flat[high * _DIGIT + low] = packed.numpy()
+    return pack, (flat[1:].reshape(K, N),)
 
 
-def _lstm_weights(packed: Any) -> tuple[Array, ...]:
-    """w_ih, w_hh and the sum of the biases."""
-    I, H = packed.input_size, packed.hidden_size
-    sizes = (4 * H * I, 4 * H * H, 4 * H)
-
-    def repack(flat: Array) -> Any:
-        w_ih, w_hh, b = np.split(flat, np.cumsum(sizes)[:-1])
-        return lstm_pack(w_ih.reshape(4 * H, I), w_hh.reshape(4 * H, H), b, None)
-
-    w_ih, w_hh, b = _unpacked(packed, sizes, repack)
-    return w_ih.reshape(4 * H, I), w_hh.reshape(4 * H, H), b
+def _recurrent_stream_parts(stream: Any) -> tuple[Any, ...]:
+    layers = tuple((packed.cell, weights) for packed, weights in zip(stream.layers, stream.weights, strict=True))
+    return _recurrent_stream_again, (layers, stream.batch_size, stream.zoneout, stream.state, stream.source)
 
 
-def _lstm_packed_parts(packed: Any) -> tuple[Any, ...]:
-    return lstm_pack, (*_lstm_weights(packed), None)
-
-
-def _lstm_stream_parts(stream: Any) -> tuple[Any, ...]:
-    return _lstm_stream_again, (stream.weights, stream.batch_size, stream.state, stream.source)
-
-
-def _lstm_stream_again(packed: Any, batch_size: int, state: tuple[Array, Array], source: Any) -> Any:
-    stream = lstm_stream(packed, batch_size=batch_size)
+def _recurrent_stream_again(
+    layers: tuple[tuple[str, Weights], ...], batch_size: int, zoneout: tuple[float, float], state: Any, source: Any
+) -> Any:
+    packed = tuple(recurrent_pack(cell, (weights,)) for cell, weights in layers)
+    stream = recurrent_stream(packed, batch_size=batch_size, zoneout=zoneout)
     stream.state, stream.source = state, source
     return stream
 
 
 copyreg.pickle(_core.MatmulPacked, _matmul_packed_parts)
-copyreg.pickle(_core.LSTMPacked, _lstm_packed_parts)
-copyreg.pickle(_core.LSTMStream, _lstm_stream_parts)
+copyreg.pickle(_core.RecurrentStream, _recurrent_stream_parts)
 
 
 # ---------------------------------------------------------------- optim

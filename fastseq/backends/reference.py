@@ -3,31 +3,30 @@
 It computes in the dtype that it is given; the tests differentiate it numerically in float64 and compare every kernel with it.
 Its functions have the signatures of `cpu.py`: arrays are validated, inputs are never changed, results are new arrays.
 x_t, h_t, c_t are rows of a batch here, so W x is written x W^T. In each backward function the forward line that is
-differentiated stands above the lines that do it.
+differentiated stands above the lines that do it. The recurrent cells are in `reference_recurrent.py`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from fastseq.backends import reference_recurrent
+from fastseq.backends.recurrent import Noise, Weights, gates_of
+
 Array = np.ndarray
 
-
-def _sigmoid(x: Array) -> Array:
-    with np.errstate(over="ignore"):  # exp(-x) = inf gives the right limit 0
-        return 1 / (1 + np.exp(-x))
-
-
+_NO_NOISE = Noise()
 _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda x: x,
     "exp": np.exp,
     "log": np.log,
     "tanh": np.tanh,
-    "sigmoid": _sigmoid,
+    "sigmoid": reference_recurrent.sigmoid,
     "relu": lambda x: np.where(x <= 0, x.dtype.type(0), x),  # a NaN stays
 }
 
@@ -183,117 +182,237 @@ def dropout(x: Array, *, p: float, seed: int, layer: int, call: int) -> Array:
     return np.where(kept, x * scale, x.dtype.type(0))
 
 
-# ---------------------------------------------------------------- LSTM
+# ---------------------------------------------------------------- recurrent layers
 
 
-def lstm_pack(w_ih: Array, w_hh: Array, b_ih: Array | None, b_hh: Array | None, *, packed: Any = None) -> Any:
-    """The weights as the other functions take them: here, a snapshot. W (4H, I) and U (4H, H) in the order i, f, g, o."""
-    zero = np.zeros(len(w_hh), w_hh.dtype)
-    bias = (zero if b_ih is None else b_ih) + (zero if b_hh is None else b_hh)
-    return SimpleNamespace(w_ih=w_ih.copy(), w_hh=w_hh.copy(), bias=bias)
+def _drawn(noise: Noise, kind: int, direction: int, t: int, p: float, like: Array) -> Array:
+    """True with probability p for each row and unit of `like` at step t; kind: 0 recurrent dropout, 1 zoneout of h, 2 of c."""
+    B, units = like.shape
+    blocks = (units + 3) // 4
+    w0, w1 = _philox(noise.seed, np.array([[kind, noise.layer + direction, noise.call, 0x7265636E]], np.uint64))[0, :2]
+    b, block = np.indices((B, blocks)).reshape(2, -1)
+    counters = np.stack([block, np.full_like(b, t), b, np.zeros_like(b)], axis=1)
+    words = _philox(int(w0) | int(w1) << 32, counters).reshape(B, 4 * blocks)[:, :units]
+    return words < math.ceil(p * 2.0**32)
 
 
-def _lstm_cell(x: Array, h: Array, c: Array, weights: Any) -> tuple[Array, ...]:
-    """One step: i, f, g, o, then c_t and h_t."""
-    a = x @ weights.w_ih.T + h @ weights.w_hh.T + weights.bias
-    a_i, a_f, a_g, a_o = np.split(a, 4, axis=1)
-    i, f, g, o = _sigmoid(a_i), _sigmoid(a_f), np.tanh(a_g), _sigmoid(a_o)
-    c = f * c + i * g
-    h = o * np.tanh(c)
-    return i, f, g, o, c, h
+def _dropout_mask(noise: Noise, direction: int, h: Array) -> Array:
+    """d: 0 with probability p, else 1 / (1 - p), the same at every step."""
+    p = noise.recurrent_dropout
+    if not noise.training or p == 0:
+        return np.ones_like(h)
+    if p == 1:
+        return np.zeros_like(h)
+    return (~_drawn(noise, 0, direction, 0, p, h) / (1 - p)).astype(h.dtype)
 
 
-def lstm_forward(x: Array, h_0: Array | None, c_0: Array | None, packed: Any, *, training: bool) -> tuple[Array, Array, Array, Any]:
-    """Y (T, B, H) = h_1 ... h_T, the last h and c (B, H), and, in training, what `lstm_backward` needs."""
-    T, B, _ = x.shape
-    H = packed.w_hh.shape[1]
-    h = np.zeros((B, H), x.dtype) if h_0 is None else h_0.copy()
-    c = np.zeros((B, H), x.dtype) if c_0 is None else c_0.copy()
-    steps = np.empty((T, 6, B, H), x.dtype)
-    for t in range(T):
-        steps[t] = _lstm_cell(x[t], h, c, packed)
-        c, h = steps[t, 4], steps[t, 5]
-    y = steps[:, 5].copy()
-    cache = SimpleNamespace(x=x, h_0=h_0, c_0=c_0, weights=packed, steps=steps, cells=steps[:, 4]) if training else None
-    return y, h.copy(), c.copy(), cache
+def _zoneout_mask(noise: Noise, kind: int, direction: int, t: int, state: Array) -> Array:
+    """m: how much of the old state stays, 0 or 1 in training, else what that is on average."""
+    p = noise.zoneout_h if kind == 1 else noise.zoneout_c
+    if not noise.training or p == 0:
+        return np.full_like(state, p)
+    return _drawn(noise, kind, direction, t, p, state).astype(state.dtype)
 
 
-def lstm_backward(
-    cache: Any, dy: Array | None, dh_n: Array | None, dc_n: Array | None, *, need_dx: bool = True, need_weights: bool = True
-) -> dict[str, Array | None]:
-    """Backpropagation through time: dx, dh_0, dc_0, dw_ih, dw_hh and db, which is the gradient of either bias."""
-    weights, x = cache.weights, cache.x
-    T, B, H = cache.cells.shape
-    dy = np.zeros((T, B, H), x.dtype) if dy is None else dy
-    zeros = np.zeros((B, H), x.dtype)
-    h_0, c_0 = (zeros if s is None else s for s in (cache.h_0, cache.c_0))
-    dh, dc = (zeros if s is None else s for s in (dh_n, dc_n))
-    da = np.empty((T, B, 4 * H), dy.dtype)
-    for t in reversed(range(T)):
-        i, f, g, o, c, _ = cache.steps[t]
-        c_before = cache.steps[t - 1, 4] if t else c_0
-        # y_t = h_t, and h_t goes on to step t + 1
-        dh = dh + dy[t]
-        # h_t = o tanh(c_t), and c_t goes on to step t + 1
-        do = dh * np.tanh(c)
-        dc = dc + dh * o * (1 - np.tanh(c) ** 2)
-        # c_t = f c_{t-1} + i g
-        df, di, dg = dc * c_before, dc * g, dc * i
-        dc = dc * f
-        # i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o) and g = tanh(a_g)
-        da[t] = np.concatenate([di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)], axis=1)
-        # a = x_t W_ih^T + h_{t-1} W_hh^T + b_ih + b_hh
-        dh = da[t] @ weights.w_hh
-    grads: dict[str, Array | None] = {"dx": None, "dw_ih": None, "dw_hh": None, "db": None}
-    if need_dx:
-        grads["dx"] = da @ weights.w_ih
-    if need_weights:
-        h_before = np.concatenate([h_0[None], cache.steps[:, 5]])[:T]
-        grads["dw_ih"] = np.einsum("tbg,tbi->gi", da, x)
-        grads["dw_hh"] = np.einsum("tbg,tbh->gh", da, h_before)
-        grads["db"] = da.sum(axis=(0, 1))
-    return grads | {"dh_0": dh.copy(), "dc_0": dc.copy()}
+def recurrent_pack(cell: str, directions: tuple[Weights, ...], *, packed: Any = None) -> Any:
+    """A layer as the other functions take it: here, a snapshot; `packed` itself, from an earlier call, where no number has changed."""
+    numbers = [None if w is None else (w.dtype, w.shape, w.tobytes()) for weights in directions for w in weights]
+    if packed is not None and packed.cell == cell and packed.numbers == numbers:
+        return packed
+    copies = tuple(Weights(*(None if w is None else w.copy() for w in weights)) for weights in directions)
+    return SimpleNamespace(cell=cell, directions=copies, numbers=numbers)
 
 
-class _LSTMStream:
-    """An LSTM that is fed one step at a time."""
+def _with_zeros(cell: str, w: Weights) -> Weights:
+    """Zeros for biases and peepholes that there are not, so that the equations have them."""
+    rows, dtype = len(w.w_ih), w.w_ih.dtype
+    b_ih, b_hh = (np.zeros(rows, dtype) if b is None else b for b in (w.b_ih, w.b_hh))
+    w_ch = np.zeros((3, rows // gates_of(cell)), dtype) if w.w_ch is None else w.w_ch
+    return w._replace(b_ih=b_ih, b_hh=b_hh, w_ch=w_ch)
 
-    def __init__(self, packed: Any, batch_size: int) -> None:
-        self.load(packed)
-        shape = (batch_size, packed.w_hh.shape[1])
-        self._h, self._c = np.zeros(shape, packed.w_hh.dtype), np.zeros(shape, packed.w_hh.dtype)
 
-    def load(self, packed: Any) -> None:
+def _sizes(packed: Any) -> tuple[int, int]:
+    """P and H."""
+    rows, P = packed.directions[0].w_hh.shape
+    return P, rows // gates_of(packed.cell)
+
+
+def _step_forward(cell: str, w: Weights, s: Any) -> tuple[Array, Array]:
+    """h_t and c_t: the cell's h~ and c~, and zoneout."""
+    h_new, c_new = reference_recurrent.FORWARD[cell](w, s)
+    return s.m_h * s.h + (1 - s.m_h) * h_new, s.m_c * s.c + (1 - s.m_c) * c_new
+
+
+def _step_backward(cell: str, w: Weights, dw: dict[str, Array], s: Any, dh: Array, dc: Array) -> tuple[Array, Array, Array]:
+    """The gradients of x_t, h_{t-1} and c_{t-1} from those of h_t and c_t; those of the weights are added to dw."""
+    # h_t = m_h h_{t-1} + (1 - m_h) h~, c_t = m_c c_{t-1} + (1 - m_c) c~
+    dx, dh_cell, dc_cell = reference_recurrent.BACKWARD[cell](w, dw, s, (1 - s.m_h) * dh, (1 - s.m_c) * dc)
+    return dx, s.m_h * dh + dh_cell, s.m_c * dc + dc_cell
+
+
+def _crossings(reset: Array | None, lengths: Array, T: int, direction: int) -> Array:
+    """(T, B, 1): True where a boundary lies between step t and the one that ran before it; reset[t] is between t - 1 and t."""
+    cut = np.zeros((T, len(lengths)), bool)
+    if reset is not None and direction == 0:
+        cut[:] = reset
+    elif reset is not None:
+        cut[:-1] = reset[1:] & (np.arange(1, T)[:, None] < lengths)  # a row's last step comes from no other
+    return cut[:, :, None]
+
+
+def recurrent_forward(
+    x: Array,
+    h_0: Array | None,
+    c_0: Array | None,
+    packed: Any,
+    *,
+    lengths: Array | None = None,
+    reset: Array | None = None,
+    noise: Noise = _NO_NOISE,
+    training: bool = False,
+    states: bool = False,
+    checkpoint_every: int | None = None,
+) -> tuple[Array, Array, Array | None, Array | None, Any]:
+    """y (T, B, D P), the last h and c, every c (D, T, B, H) where `states` asks, and, in training, what `recurrent_backward` needs.
+
+    All steps are kept, whatever `checkpoint_every` says.
+    """
+    (T, B, _), D, (P, H) = x.shape, len(packed.directions), _sizes(packed)
+    lengths = np.full(B, T) if lengths is None else lengths
+    h_n = np.zeros((D, B, P), x.dtype) if h_0 is None else h_0.copy()
+    c_n = np.zeros((D, B, H), x.dtype) if c_0 is None else c_0.copy()
+    y = np.zeros((T, B, D, P), x.dtype)
+    cells = np.zeros((D, T, B, H), x.dtype)
+    steps: list[list[Any]] = [[] for _ in range(D)]
+    for direction, weights in enumerate(packed.directions):
+        w = _with_zeros(packed.cell, weights)
+        h, c = h_n[direction], c_n[direction]  # of each row after its latest step
+        d, cut = _dropout_mask(noise, direction, h), _crossings(reset, lengths, T, direction)
+        for t in reversed(range(T)) if direction else range(T):
+            rows = np.flatnonzero(t < lengths)  # the rows that have a step t; the others wait, or are done
+            s = SimpleNamespace(direction=direction, t=t, rows=rows, cut=cut[t, rows], x=x[t, rows], d=d[rows])
+            s.h, s.c = (np.where(s.cut, x.dtype.type(0), state[rows]) for state in (h, c))
+            s.m_h, s.m_c = (_zoneout_mask(noise, kind, direction, t, state)[rows] for kind, state in ((1, h), (2, c)))
+            h[rows], c[rows] = _step_forward(packed.cell, w, s)
+            y[t, rows, direction], cells[direction, t, rows] = h[rows], c[rows]
+            steps[direction].append(s)
+    lstm = packed.cell == "lstm"
+    cache = SimpleNamespace(cell=packed.cell, weights=packed.directions, shape=x.shape, P=P, H=H, steps=steps) if training else None
+    return y.reshape(T, B, D * P), h_n, c_n if lstm else None, cells if lstm and states else None, cache
+
+
+def recurrent_backward(
+    cache: Any,
+    dy: Array | None,
+    dh_n: Array | None,
+    dc_n: Array | None,
+    *,
+    dcells: Array | None = None,
+    need_dx: bool = True,
+    need_weights: bool = True,
+    need_dstates: bool = False,
+) -> dict[str, Any]:
+    """Backpropagation through time: dx, dh_0, dc_0, weights (`Weights` of gradients for each direction) and dstates."""
+    (T, B, _), D, P, H = cache.shape, len(cache.weights), cache.P, cache.H
+    dtype = cache.weights[0].w_ih.dtype
+    dy = np.zeros((T, B, D, P), dtype) if dy is None else dy.reshape(T, B, D, P)
+    dcells = np.zeros((D, T, B, H), dtype) if dcells is None else dcells
+    dh_0 = np.zeros((D, B, P), dtype) if dh_n is None else dh_n.copy()
+    dc_0 = np.zeros((D, B, H), dtype) if dc_n is None else dc_n.copy()
+    dx, dstates = np.zeros(cache.shape, dtype), np.zeros((D, T, B, P), dtype)
+    dweights: list[Weights | None] = []
+    for direction, weights in enumerate(cache.weights):
+        w, dw = _with_zeros(cache.cell, weights), dict[str, Array]()
+        dh, dc = dh_0[direction], dc_0[direction]  # of each row's state before the latest step walked back
+        for s in reversed(cache.steps[direction]):
+            t, rows = s.t, s.rows
+            # y_t = h_t and cells_t = c_t, which go on to the next step or are the last
+            dh_t, dc_t = dh[rows] + dy[t, rows, direction], dc[rows] + dcells[direction, t, rows]
+            dstates[direction, t, rows] = dh_t
+            dx_t, dh_t, dc_t = _step_backward(cache.cell, w, dw, s, dh_t, dc_t)
+            dx[t, rows] += dx_t
+            # Nothing crosses a reset.
+            dh[rows], dc[rows] = (np.where(s.cut, dtype.type(0), grad) for grad in (dh_t, dc_t))
+        present = {name: a for name, a in weights._asdict().items() if a is not None}
+        dweights.append(weights._replace(**{name: dw.get(name, np.zeros_like(a)) for name, a in present.items()}))
+    return {
+        "dx": dx if need_dx else None,
+        "dh_0": dh_0,
+        "dc_0": dc_0 if cache.cell == "lstm" else None,
+        "weights": tuple(dweights if need_weights else [None] * D),
+        "dstates": dstates if need_dstates else None,
+    }
+
+
+def recurrent_stack(
+    x: Array,
+    h_0: Array | None,
+    c_0: Array | None,
+    layers: tuple[Any, ...],
+    *,
+    lengths: Array | None = None,
+    reset: Array | None = None,
+    zoneout: tuple[float, float] = (0.0, 0.0),
+) -> tuple[Array, Array, Array | None]:
+    """Packed layers of one direction, each on the one before, without a record: the last y, and h (L, B, P) and c (L, B, H) at the end."""
+    noise = Noise(zoneout_h=zoneout[0], zoneout_c=zoneout[1])
+    h, c = [], []
+    for l, packed in enumerate(layers):
+        h_l, c_l = (None if s is None else s[l : l + 1] for s in (h_0, c_0))
+        x, h_n, c_n, *_ = recurrent_forward(x, h_l, c_l, packed, lengths=lengths, reset=reset, noise=noise)
+        h.append(h_n)
+        if c_n is not None:
+            c.append(c_n)
+    return x, np.concatenate(h), np.concatenate(c) if c else None
+
+
+class _RecurrentStream:
+    """Stacked layers of one direction that are fed one step at a time."""
+
+    def __init__(self, layers: tuple[Any, ...], batch_size: int, zoneout: tuple[float, float]) -> None:
+        (P, H), dtype = _sizes(layers[0]), layers[0].directions[0].w_ih.dtype
+        self._h, self._c = (np.zeros((len(layers), batch_size, n), dtype) for n in (P, H))
+        self._zoneout = zoneout
+        self.load(layers)
+
+    def load(self, layers: tuple[Any, ...]) -> None:
         """Takes other weights of the same sizes; the state stays."""
-        self._packed = packed
+        self._layers = [(packed.cell, _with_zeros(packed.cell, packed.directions[0])) for packed in layers]
 
     def step(self, x: Array, out: Array | None = None) -> Array:
-        """h_t (B, H) of x_t (B, I), written into `out` where it is given."""
-        *_, self._c, self._h = _lstm_cell(x, self._h, self._c, self._packed)
+        """h_t (B, P) of the top layer for x_t (B, I), written into `out` where it is given."""
+        m_h, m_c = self._zoneout
+        for (cell, w), h, c in zip(self._layers, self._h, self._c, strict=True):
+            s = SimpleNamespace(x=x, h=h.copy(), c=c.copy(), d=1, m_h=m_h, m_c=m_c)
+            h[...], c[...] = _step_forward(cell, w, s)
+            x = h
         if out is None:
-            return self._h.copy()
-        out[...] = self._h
+            return x.copy()
+        out[...] = x
         return out
 
     @property
-    def state(self) -> tuple[Array, Array]:
-        """Copies of h and c (B, H)."""
-        return self._h.copy(), self._c.copy()
+    def state(self) -> Any:
+        """Copies of h (L, B, P), and with an LSTM of (h, c), c (L, B, H)."""
+        return (self._h.copy(), self._c.copy()) if self._layers[0][0] == "lstm" else self._h.copy()
 
     @state.setter
-    def state(self, value: tuple[Array, Array]) -> None:
-        self._h[...], self._c[...] = value
+    def state(self, value: Any) -> None:
+        if self._layers[0][0] == "lstm":
+            self._h[...], self._c[...] = value
+        else:
+            self._h[...] = value
 
     def reset(self, rows: Any = None) -> None:
         """Zeros the state, of the given rows or of all."""
         index = slice(None) if rows is None else rows
-        self._h[index] = 0
-        self._c[index] = 0
+        self._h[:, index] = 0
+        self._c[:, index] = 0
 
 
-def lstm_stream(packed: Any, *, batch_size: int) -> Any:
+def recurrent_stream(layers: tuple[Any, ...], *, batch_size: int, zoneout: tuple[float, float] = (0.0, 0.0)) -> Any:
     """A stream with zero state: `step`, `state`, `reset`, `load`."""
-    return _LSTMStream(packed, batch_size)
+    return _RecurrentStream(layers, batch_size, zoneout)
 
 
 # ---------------------------------------------------------------- optimisers, in place

@@ -8,15 +8,20 @@ from fastseq.functional.arithmetic import add, div, mul, neg, pow, sub
 from fastseq.functional.cross_entropy import cross_entropy
 from fastseq.functional.dropout import dropout
 from fastseq.functional.embedding import embedding
+from fastseq.functional.gru import gru, gru_backward, gru_forward
 from fastseq.functional.losses import l1_loss, mse_loss
 from fastseq.functional.lstm import lstm, lstm_backward, lstm_forward
 from fastseq.functional.matmul import linear, matmul, pack
+from fastseq.functional.mut import mut, mut_backward, mut_forward
 from fastseq.functional.pointwise import exp, log, relu, sigmoid, tanh
+from fastseq.functional.recurrent import Noise
 from fastseq.functional.reduce import max, mean, sum
+from fastseq.functional.rnn import rnn, rnn_backward, rnn_forward
 from fastseq.functional.shape import concatenate, reshape, stack, swapaxes, transpose, where
 from fastseq.functional.softmax import log_softmax, softmax
 
 __all__ = [
+    "Noise",
     "add",
     "concatenate",
     "cross_entropy",
@@ -24,6 +29,9 @@ __all__ = [
     "dropout",
     "embedding",
     "exp",
+    "gru",
+    "gru_backward",
+    "gru_forward",
     "l1_loss",
     "linear",
     "log",
@@ -36,11 +44,17 @@ __all__ = [
     "mean",
     "mse_loss",
     "mul",
+    "mut",
+    "mut_backward",
+    "mut_forward",
     "neg",
     "pack",
     "pow",
     "relu",
     "reshape",
+    "rnn",
+    "rnn_backward",
+    "rnn_forward",
     "sigmoid",
     "softmax",
     "stack",

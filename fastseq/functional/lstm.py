@@ -1,72 +1,16 @@
-"""The LSTM over a whole sequence (Hochreiter & Schmidhuber 1997; forget gate, Gers 2000), and its explicit pair.
+"""The LSTM over a whole sequence (Hochreiter & Schmidhuber 1997; forget gate, Gers et al. 2000), and its explicit pair.
 
 i, f, o = sigmoid and g = tanh of W_ih x_t + b_ih + W_hh h_{t-1} + b_hh;  c_t = f c_{t-1} + i g;  h_t = o tanh(c_t).
+With peepholes (Gers & Schmidhuber 2000) i and f also see p c_{t-1}, and o sees p c_t. With a projection (Sak et al. 2014)
+h_t = W_hr (o tanh(c_t)). With layer norm (Ba et al. 2016) W_ih x_t, W_hh h_{t-1} and the c_t in tanh(c_t) are normalised.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from fastseq.autograd import Array, ArrayOrTensor, Tensor, is_recording, record
-from fastseq.backends import backend_of
-from fastseq.functional import _check
-
-_F32, _F64 = _check.FLOATS
-_NAMES = ("x", "w_ih", "w_hh", "b_ih", "b_hh", "h_0", "c_0")
-
-
-class LSTMCache:
-    """What `lstm_forward` saves for `lstm_backward`, which never changes it. It refers to the inputs and the weights."""
-
-    __slots__ = ("backend", "biases", "dtype", "saved", "sizes")
-
-    def __init__(self, backend: Any, saved: Any, sizes: tuple[int, int, int], dtype: np.dtype, biases: tuple[bool, bool]) -> None:
-        self.backend = backend
-        self.saved = saved
-        self.sizes = sizes  # T, B, H
-        self.dtype = dtype
-        self.biases = biases
-
-
-def _fits(x: Any, w_ih: Any, w_hh: Any, *others: Any) -> bool:
-    """Whether `_validate` would find nothing, in the tenth of its time: a short sequence takes little longer itself."""
-    if not type(x) is type(w_ih) is type(w_hh) is np.ndarray:
-        return False
-    dtype, sizes, w, u = x.dtype, x.shape, w_ih.shape, w_hh.shape
-    if (dtype is not _F32 and dtype is not _F64) or dtype is not w_ih.dtype or dtype is not w_hh.dtype:
-        return False
-    if len(sizes) != 3 or len(u) != 2 or u[0] != 4 * u[1] or w != (u[0], sizes[2]):
-        return False
-    expected: tuple[int, ...] = u[:1]
-    for k, a in enumerate(others):
-        if k == 2:
-            expected = (sizes[1], u[1])
-        if a is not None and (type(a) is not np.ndarray or a.dtype is not dtype or a.shape != expected):
-            return False
-    return sizes[0] * sizes[1] * u[0] <= _check.MOST_ELEMENTS
-
-
-def _validate(x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, h_0: Any, c_0: Any) -> None:
-    """Raises unless the arrays fit each other; None stands for zeros."""
-    _check.floats("x", x)
-    for name, value in zip(_NAMES[1:], (w_ih, w_hh, b_ih, b_hh, h_0, c_0), strict=True):
-        if value is not None or name.startswith("w"):
-            _check.like(name, value, x)
-    _check.shape("w_hh", w_hh, ("4 H", "H"))
-    gates, units = w_hh.shape
-    if gates != 4 * units:
-        raise ValueError(f"w_hh: expected shape (4 H, H), got {w_hh.shape}")
-    _check.shape("w_ih", w_ih, (gates, "I"))
-    _check.shape("x", x, ("T", "B", w_ih.shape[1]))
-    for name, value in (("b_ih", b_ih), ("b_hh", b_hh)):
-        if value is not None:
-            _check.shape(name, value, (gates,))
-    for name, value in (("h_0", h_0), ("c_0", c_0)):
-        if value is not None:
-            _check.shape(name, value, (x.shape[1], units))
-    _check.size("x", *x.shape[:2], gates)
+from fastseq.autograd import Array, ArrayOrTensor
+from fastseq.functional.recurrent import NO_NOISE, Noise, RecurrentCache, Weights, backward_half, forward_half, single
 
 
 def lstm(
@@ -78,8 +22,20 @@ def lstm(
     *,
     h_0: ArrayOrTensor | None = None,
     c_0: ArrayOrTensor | None = None,
-    packed: Any = None,
-) -> tuple[ArrayOrTensor, ArrayOrTensor, ArrayOrTensor]:
+    w_hr: ArrayOrTensor | None = None,
+    w_ch: ArrayOrTensor | None = None,
+    ln_ih_weight: ArrayOrTensor | None = None,
+    ln_ih_bias: ArrayOrTensor | None = None,
+    ln_hh_weight: ArrayOrTensor | None = None,
+    ln_hh_bias: ArrayOrTensor | None = None,
+    ln_c_weight: ArrayOrTensor | None = None,
+    ln_c_bias: ArrayOrTensor | None = None,
+    lengths: Any = None,
+    reset: Any = None,
+    noise: Noise = NO_NOISE,
+    return_cells: bool = False,
+    checkpoint_every: int | None = None,
+) -> tuple[ArrayOrTensor, ...]:
     """An LSTM over a sequence, differentiable in all its arrays.
 
     Parameters
@@ -87,24 +43,43 @@ def lstm(
     x : ndarray or Tensor (T, B, I), float32 or float64
     w_ih : ndarray or Tensor (4H, I)
         Gates in the order i, f, g, o, as in PyTorch.
-    w_hh : ndarray or Tensor (4H, H)
+    w_hh : ndarray or Tensor (4H, P)
+        P = H, unless there is a projection.
     b_ih, b_hh : ndarray or Tensor (4H,), optional
-    h_0, c_0 : ndarray or Tensor (B, H), optional
+    h_0, c_0 : ndarray or Tensor (B, P) and (B, H), optional
         The state before the first step; zeros where None.
-    packed : optional
-        These very weights as the backend packed them, where the caller keeps them from call to call.
+    w_hr : ndarray or Tensor (P, H), optional
+        The projection.
+    w_ch : ndarray or Tensor (3, H), optional
+        Peepholes in the order i, f, o.
+    ln_ih_weight, ln_ih_bias, ln_hh_weight, ln_hh_bias : ndarray or Tensor (4H,), optional
+        Gain and bias of the two products' layer norm; given with the next two or not at all.
+    ln_c_weight, ln_c_bias : ndarray or Tensor (H,), optional
+        Those of c_t's.
+    lengths : (B,) integers from 0 to T, optional
+        How many steps each row has; y is 0 beyond, and the last state is that of the row's own end.
+    reset : (T, B) bool, optional
+        True where zeros, and no gradient, cross from step t-1 to step t.
+    noise : Noise
+        Recurrent dropout and zoneout with the key of their masks.
+    return_cells : bool
+        Also return c_t of each step.
+    checkpoint_every : int, optional
+        Keep the state of every so many steps only, and compute the rest again in the backward pass; the same bits.
 
     Returns
     -------
-    y : ndarray or Tensor (T, B, H)
+    y : ndarray or Tensor (T, B, P)
         h_t of each step.
-    h, c : ndarray or Tensor (B, H)
+    h, c : ndarray or Tensor (B, P) and (B, H)
         The state after the last step.
+    cells : ndarray or Tensor (T, B, H)
+        With `return_cells` only.
 
     Raises
     ------
     ValueError, TypeError
-        If shapes or dtypes do not fit.
+        If shapes, dtypes or options do not fit.
 
     Notes
     -----
@@ -118,41 +93,12 @@ def lstm(
     >>> y.shape, h.shape, c.shape
     ((5, 2, 4), (2, 4), (2, 4))
     """
-    return run((x, w_ih, w_hh, b_ih, b_hh, h_0, c_0), packed)
-
-
-def run(inputs: tuple[Any, ...], packed: Any = None, *, layer_axis: bool = False) -> tuple[Any, Any, Any]:
-    """`lstm` for its arguments in order; with `layer_axis` h and c are (1, B, H), as a layer returns them."""
-    arrays = [a.data if isinstance(a, Tensor) else a for a in inputs]
-    if not _fits(*arrays):
-        _validate(*arrays)
-    x, w_ih, w_hh, b_ih, b_hh, _, _ = inputs
-    xs, w, u, b, d, h0, c0 = arrays
-    backend = backend_of(xs, w, u)
-    recording = is_recording(*inputs)
-    if packed is None:
-        packed = backend.lstm_pack(w, u, b, d)
-    y, h, c, cache = backend.lstm_forward(xs, h0, c0, packed, training=recording)
-    state = h.shape
-    if layer_axis:
-        h, c = h[None], c[None]
-    if not recording:
-        for a in inputs:
-            if isinstance(a, Tensor):
-                return Tensor(y), Tensor(h), Tensor(c)
-        return y, h, c
-    need_x, need_weights = _check.wants(x), is_recording(w_ih, w_hh, b_ih, b_hh)
-
-    def backward(dy: Array | None, dh: Array | None, dc: Array | None) -> tuple[Array | None, ...]:
-        dh, dc = (None if dh is None else dh.reshape(state)), (None if dc is None else dc.reshape(state))
-        grads = backend.lstm_backward(cache, dy, dh, dc, need_dx=need_x, need_weights=need_weights)
-        db = grads["db"]
-        # The biases are only ever added to each other, so they share one gradient; the tape wants it twice.
-        db_hh = db.copy() if db is not None and b is not None and d is not None else db
-        return grads["dx"], grads["dw_ih"], grads["dw_hh"], db, db_hh, grads["dh_0"], grads["dc_0"]
-
-    y_, h_, c_ = record((y, h, c), inputs, backward, "lstm")
-    return y_, h_, c_
+    weights = Weights(
+        w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, ln_ih_weight, ln_ih_bias, ln_hh_weight, ln_hh_bias, ln_c_weight, ln_c_bias
+    )
+    options = {"lengths": lengths, "reset": reset, "noise": noise, "checkpoint_every": checkpoint_every}
+    y, h, c, cells = single("lstm", x, weights, h_0, c_0, states=return_cells, **options)
+    return (y, h, c, cells) if return_cells else (y, h, c)
 
 
 def lstm_forward(
@@ -164,27 +110,39 @@ def lstm_forward(
     *,
     h_0: Array | None = None,
     c_0: Array | None = None,
-) -> tuple[Array, Array, Array, LSTMCache]:
+    w_hr: Array | None = None,
+    w_ch: Array | None = None,
+    ln_ih_weight: Array | None = None,
+    ln_ih_bias: Array | None = None,
+    ln_hh_weight: Array | None = None,
+    ln_hh_bias: Array | None = None,
+    ln_c_weight: Array | None = None,
+    ln_c_bias: Array | None = None,
+    lengths: Any = None,
+    reset: Any = None,
+    noise: Noise = NO_NOISE,
+    checkpoint_every: int | None = None,
+) -> tuple[Array, Array, Array, RecurrentCache]:
     """The forward half of `lstm` on plain arrays, for those who call the backward half themselves.
 
     Parameters
     ----------
-    x : ndarray (T, B, I), float32 or float64
-    w_ih, w_hh : ndarray (4H, I), (4H, H)
-    b_ih, b_hh : ndarray (4H,) or None
-    h_0, c_0 : ndarray (B, H), optional
+    x, w_ih, w_hh, b_ih, b_hh, h_0, c_0, w_hr, w_ch : ndarray
+    ln_ih_weight, ln_ih_bias, ln_hh_weight, ln_hh_bias, ln_c_weight, ln_c_bias : ndarray
+    lengths, reset, noise, checkpoint_every
+        All as in `lstm`.
 
     Returns
     -------
-    y : ndarray (T, B, H)
-    h, c : ndarray (B, H)
-    cache : LSTMCache
+    y : ndarray (T, B, P)
+    h, c : ndarray (B, P) and (B, H)
+    cache : RecurrentCache
         For `lstm_backward`; valid as long as y, the inputs and the weights are not changed in place.
 
     Raises
     ------
     ValueError, TypeError
-        If shapes or dtypes do not fit, or an argument is a Tensor.
+        If shapes, dtypes or options do not fit, or an argument is a Tensor.
 
     Examples
     --------
@@ -195,50 +153,42 @@ def lstm_forward(
     >>> sorted(fs.functional.lstm_backward(cache, np.ones_like(y)))
     ['db_hh', 'db_ih', 'dc_0', 'dh_0', 'dw_hh', 'dw_ih', 'dx']
     """
-    arrays = (x, w_ih, w_hh, b_ih, b_hh, h_0, c_0)
-    for name, value in zip(_NAMES, arrays, strict=True):
-        if isinstance(value, Tensor):
-            raise TypeError(f"{name}: expected an array, got a Tensor; functional.lstm records its own gradient")
-    if not _fits(*arrays):
-        _validate(*arrays)
-    backend = backend_of(x, w_ih, w_hh)
-    y, h, c, saved = backend.lstm_forward(x, h_0, c_0, backend.lstm_pack(w_ih, w_hh, b_ih, b_hh), training=True)
-    return y, h, c, LSTMCache(backend, saved, y.shape, x.dtype, (b_ih is not None, b_hh is not None))
+    weights = Weights(
+        w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, ln_ih_weight, ln_ih_bias, ln_hh_weight, ln_hh_bias, ln_c_weight, ln_c_bias
+    )
+    options = {"lengths": lengths, "reset": reset, "noise": noise, "checkpoint_every": checkpoint_every}
+    return forward_half("lstm", "lstm", x, weights, h_0, c_0, **options)
 
 
 def lstm_backward(
-    cache: LSTMCache, dy: Array, *, dh: Array | None = None, dc: Array | None = None
+    cache: RecurrentCache,
+    dy: Array,
+    *,
+    dh: Array | None = None,
+    dc: Array | None = None,
+    need_dstates: bool = False,
 ) -> dict[str, Array | None]:
     """Backpropagation through time (Werbos 1990) from the cache of `lstm_forward`; may be called any number of times.
 
     Parameters
     ----------
-    cache : LSTMCache
-    dy : ndarray (T, B, H)
+    cache : RecurrentCache
+    dy : ndarray (T, B, P)
         dL/dy.
-    dh, dc : ndarray (B, H), optional
+    dh, dc : ndarray (B, P) and (B, H), optional
         dL/dh and dL/dc of the final state, beside what reaches it through y.
+    need_dstates : bool
+        Also the whole gradient of h_t at each step.
 
     Returns
     -------
     dict of ndarray
-        dx, dw_ih, dw_hh, db_ih, db_hh, dh_0, dc_0; None for a bias that there was not.
+        dx, dw_ih, dw_hh, db_ih, db_hh, dh_0, dc_0, None for a bias that there was not; with a d before its name each other
+        weight that there was; with `need_dstates` dstates (T, B, P).
 
     Raises
     ------
     ValueError, TypeError
         If shapes or dtypes do not fit.
     """
-    if not isinstance(cache, LSTMCache):
-        raise TypeError(f"cache: expected what lstm_forward returned, got {type(cache).__name__}")
-    for name, value, sizes in (("dy", dy, cache.sizes), ("dh", dh, cache.sizes[1:]), ("dc", dc, cache.sizes[1:])):
-        if value is not None or name == "dy":
-            value = _check.array(name, value)
-            if value.dtype != cache.dtype:
-                raise TypeError(f"{name}: expected {cache.dtype}, got {value.dtype}")
-            _check.shape(name, value, sizes)
-    grads = cache.backend.lstm_backward(cache.saved, dy, dh, dc)
-    db = grads.pop("db")
-    grads["db_ih"] = db if cache.biases[0] else None
-    grads["db_hh"] = db.copy() if cache.biases[1] else None
-    return grads
+    return backward_half("lstm", cache, dy, dh, dc, need_dstates=need_dstates)

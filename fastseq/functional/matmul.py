@@ -9,11 +9,8 @@ import numpy as np
 
 from fastseq.autograd import Array, ArrayOrTensor, Tensor, is_recording, result
 from fastseq.backends import backend_of
+from fastseq.backends.cpu import matmul_plain
 from fastseq.functional import _check
-
-_F32, _F64 = _check.FLOATS
-_MOST = _check.MOST_ELEMENTS
-_ndarray = np.ndarray
 
 
 class Packed:
@@ -81,12 +78,9 @@ def matmul(a: ArrayOrTensor, b: ArrayOrTensor | Packed) -> ArrayOrTensor:
     >>> fs.functional.matmul(np.ones((2, 3)), np.ones((3, 4))).shape
     (2, 4)
     """
-    if type(a) is _ndarray:  # the shortest way to the kernel: on small matrices all else costs more than the product
-        left, dtype = a.shape, a.dtype
-        if (dtype is _F32 or dtype is _F64) and len(left) == 2 and (type(b) is _ndarray or type(b) is Packed):
-            right = b.shape
-            if len(right) == 2 and left[1] == right[0] and dtype is b.dtype and left[0] * right[1] <= _MOST:
-                return backend_of(a).matmul(a, b.operand if type(b) is Packed else b)
+    y = matmul_plain(a, b.operand if type(b) is Packed else b)
+    if y is not None:
+        return y
     x = _check.floats("a", a)
     if isinstance(b, Packed):
         return _matmul_packed(a, x, b)

@@ -1,4 +1,4 @@
-"""A character language model: embedding, LSTM, linear (Graves 2013; Karpathy 2015)."""
+"""A character language model: embedding, recurrent layer, linear (Graves 2013; Karpathy 2015)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from fastseq.models.vocabulary import Vocabulary
-from fastseq.nn import LSTM, Dropout, Embedding, Linear, Module
+from fastseq.nn import GRU, LSTM, MUT1, MUT2, MUT3, RNN, Dropout, Embedding, Linear, Module
 from fastseq.runtime import generator
+
+_LAYERS = {"lstm": LSTM, "gru": GRU, "rnn": RNN, "mut1": MUT1, "mut2": MUT2, "mut3": MUT3}
 
 
 class LanguageModel(Module):
@@ -18,16 +20,17 @@ class LanguageModel(Module):
     ----------
     vocabulary : Vocabulary, or str of its characters
     embedding_size, hidden_size : int
-        Widths of the character vectors and of the LSTM.
+        Widths of the character vectors and of the recurrent layer.
+    cell : {"lstm", "gru", "rnn", "mut1", "mut2", "mut3"}
     dropout : float
-        Probability of dropping an element of the LSTM's output, and half of it for its input, while training.
+        Probability of dropping an element of the recurrent layer's output, and half of it for its input, while training.
     rng : None, int or numpy.random.Generator
 
     Attributes
     ----------
     vocabulary : Vocabulary
     embedding : nn.Embedding
-    lstm : nn.LSTM
+    lstm, or gru, rnn, mut1, mut2, mut3 : the recurrent layer, under its cell's name
     head : nn.Linear
 
     Examples
@@ -45,15 +48,19 @@ class LanguageModel(Module):
         embedding_size: int = 64,
         hidden_size: int = 256,
         *,
+        cell: str = "lstm",
         dropout: float = 0.0,
         rng: Any = None,
     ) -> None:
         self.vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(vocabulary)
+        if cell not in _LAYERS:
+            raise ValueError(f"cell: expected one of {', '.join(_LAYERS)}, got {cell!r}")
         rng = generator(rng)
+        self.cell = cell
         self.dropout = float(dropout)
         self.embedding = Embedding(len(self.vocabulary), embedding_size, rng=rng)
         self.input_dropout = Dropout(dropout / 2, rng=rng)
-        self.lstm = LSTM(embedding_size, hidden_size, rng=rng)
+        setattr(self, cell, _LAYERS[cell](embedding_size, hidden_size, rng=rng))
         self.output_dropout = Dropout(dropout, rng=rng)
         self.head = Linear(hidden_size, len(self.vocabulary), rng=rng)
 
@@ -68,13 +75,20 @@ class LanguageModel(Module):
         Returns
         -------
         logits : (T, B, V)
-        state : (h, c), each (1, B, H)
+        state : (h, c) for an LSTM, else (h,), each (1, B, H)
         """
-        y, state = self.lstm(self.input_dropout(self.embedding(ids)), state)
-        return self.head(self.output_dropout(y)), state
+        lstm = self.cell == "lstm"
+        before = state if lstm or state is None else state[0]
+        y, after = self.recurrent(self.input_dropout(self.embedding(ids)), before)
+        return self.head(self.output_dropout(y)), after if lstm else (after,)
+
+    @property
+    def recurrent(self) -> Any:
+        """The recurrent layer."""
+        return getattr(self, self.cell)
 
     def stream(self) -> LanguageModelStream:
-        """The model one character at a time, for a single text, with a snapshot of the LSTM's weights."""
+        """The model one character at a time, for a single text, with a snapshot of the recurrent layer's weights."""
         return LanguageModelStream(self)
 
     def configuration(self) -> dict[str, Any]:
@@ -82,7 +96,8 @@ class LanguageModel(Module):
         return {
             "vocabulary": self.vocabulary.characters,
             "embedding_size": self.embedding.embedding_dim,
-            "hidden_size": self.lstm.hidden_size,
+            "hidden_size": self.recurrent.hidden_size,
+            "cell": self.cell,
             "dropout": self.dropout,
         }
 
@@ -101,14 +116,14 @@ class LanguageModelStream:
     def __init__(self, model: LanguageModel) -> None:
         self._table = model.embedding.weight.data
         self._head = model.head
-        self._lstm = model.lstm.stream()
+        self._recurrent = model.recurrent.stream()
 
     def step(self, token: int) -> np.ndarray:
         """Read one character's id; returns the scores (V,) of the next. IndexError for an id that the model lacks."""
         if not 0 <= token < len(self._table):
             raise IndexError(f"token: expected an id below {len(self._table)}, got {token}")
-        return self._head(self._lstm.step(self._table[token : token + 1]))[0]
+        return self._head(self._recurrent.step(self._table[token : token + 1]))[0]
 
     def reset(self) -> None:
         """Forget everything read so far."""
-        self._lstm.reset()
+        self._recurrent.reset()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from fastseq.nn._inputs import checked_elements
@@ -21,20 +19,16 @@ def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) ->
     return rng.standard_normal(shape).astype(dtype)
 
 
-def lstm(
-    rng: np.random.Generator, input_size: int, hidden_size: int, bias: bool, forget_bias: float | None, dtype: np.dtype
-) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
-    """weight_ih (4H, I), weight_hh (4H, H), and (bias_ih (4H), bias_hh (4H)) or None; gates in the order i, f, g, o.
+def recurrent(
+    rng: np.random.Generator, name: str, shape: tuple[int, ...], bound: float, dtype: np.dtype
+) -> np.ndarray:
+    """A recurrent layer's parameter: uniform, but gains of layer norm start at 1 and its biases at 0."""
+    if name.startswith("ln_"):
+        return np.full(shape, 1 if "weight" in name else 0, dtype)
+    return uniform(rng, shape, bound, dtype)
 
-    Uniform in +-1/sqrt(H) as PyTorch's; then the forget gate's part of bias_ih is `forget_bias` and that of bias_hh 0, so
-    that a new layer remembers (Jozefowicz et al. 2015); None leaves them as drawn.
-    """
-    bound, width = 1 / math.sqrt(hidden_size), 4 * hidden_size
-    weight_ih = uniform(rng, (width, input_size), bound, dtype)
-    weight_hh = uniform(rng, (width, hidden_size), bound, dtype)
-    if not bias:
-        return weight_ih, weight_hh, None
-    bias_ih, bias_hh = uniform(rng, (width,), bound, dtype), uniform(rng, (width,), bound, dtype)
-    if forget_bias is not None:
-        bias_ih[hidden_size : 2 * hidden_size], bias_hh[hidden_size : 2 * hidden_size] = forget_bias, 0
-    return weight_ih, weight_hh, (bias_ih, bias_hh)
+
+def forget(bias_ih: np.ndarray, bias_hh: np.ndarray, value: float) -> None:
+    """Set the forget gate's part of an LSTM's biases (4H), so that a new layer remembers (Jozefowicz et al. 2015)."""
+    gate = slice(len(bias_ih) // 4, len(bias_ih) // 2)
+    bias_ih[gate], bias_hh[gate] = value, 0

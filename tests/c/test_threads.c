@@ -1,4 +1,5 @@
-/* test_threads.c - the thread gateway's own test program: shares, teams, barrier, callers at the same time, fork, limits, quota.
+/* test_threads.c - the thread gateway's own test program: shares, teams, barrier, groups, callers at the same time, fork, limits,
+ * processors that other programs take, quota.
  *
  *   gcc -std=gnu11 -O2 -fopenmp tests/c/test_threads.c csrc/core/threads.c -o test_threads && ./test_threads
  *
@@ -149,6 +150,64 @@ static void test_barrier(void) {
         fsq_parallel(threads, exchange, &r);
         for (int rank = 0; rank < threads; rank++)
             CHECK(!r.wrong[rank], "%d threads: rank %d saw %ld old values", threads, rank, r.wrong[rank]);
+    }
+}
+
+typedef struct {
+    int first[MOST], size[MOST], index[MOST]; /* of the group that each worker of the team found itself in */
+    rounds rounds;
+} groups;
+
+/* The groups meet at barriers of their own, each a different number of times: one that waited for another would hang. */
+static void exchange_in_groups(const fsq_team *team, int from, groups *g, int times) {
+    for (int round = 1; round <= times; round++) {
+        g->rounds.cell[from + team->rank] = round * MOST + team->rank;
+        fsq_barrier(team);
+        for (int rank = 0; rank < team->size; rank++)
+            g->rounds.wrong[from + team->rank] += g->rounds.cell[from + rank] != round * MOST + rank;
+        fsq_barrier(team);
+    }
+}
+
+static void meet_in_groups(const fsq_team *team, void *context) {
+    groups *all = context; /* one for each number of parts */
+    for (int parts = 1; parts <= team->size; parts++) {
+        groups *g = &all[parts];
+        fsq_team part, half;
+        for (int again = 0; again < 3; again++) { /* the same cut, without a barrier of the team between */
+            int index = fsq_team_part(team, parts, &part), from = team->rank - part.rank;
+            g->index[team->rank] = index;
+            g->first[team->rank] = from;
+            g->size[team->rank] = part.size;
+            exchange_in_groups(&part, from, g, 5 * (index + 1));
+            int side = fsq_team_part(&part, part.size > 1 ? 2 : 1, &half);
+            exchange_in_groups(&half, team->rank - half.rank, g, 5 * (side + 1));
+            fsq_barrier(&part);
+            if (again == 1) fsq_barrier(team); /* the team's barrier works between the groups' */
+        }
+        fsq_barrier(team);
+    }
+}
+
+static void test_groups(void) {
+    for (int threads = 1; threads <= MOST; threads++) {
+        static groups all[MOST + 1];
+        int size = TEAMS ? threads : 1;
+        memset(all, 0, sizeof all);
+        fsq_parallel(threads, meet_in_groups, all);
+        for (int parts = 1; parts <= size; parts++) {
+            groups *g = &all[parts];
+            int index = 0;
+            for (int first = 0; first < size; first += g->size[first], index++)
+                for (int rank = first; rank < first + g->size[first]; rank++) {
+                    CHECK(g->first[rank] == first && g->index[rank] == index && g->size[rank] == g->size[first] &&
+                              g->size[rank] == size / parts + (index < size % parts),
+                          "%d of %d in %d parts: group %d from %d, %d workers", rank, size, parts, g->index[rank], g->first[rank],
+                          g->size[rank]);
+                    CHECK(!g->rounds.wrong[rank], "%d of %d in %d parts: %ld old values", rank, size, parts, g->rounds.wrong[rank]);
+                }
+            CHECK(index == parts, "%d workers in %d parts: %d groups", size, parts, index);
+        }
     }
 }
 
@@ -317,13 +376,27 @@ static void test_numbers(void) {
     fsq_threads_set(before);
 }
 
+static double milliseconds(clockid_t clock) {
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec * 1e-6;
+}
+
+/* Asks again and again: the load of this machine may have left us one thread for a while. */
+static int most_for(double nanoseconds, int threads) {
+    int most = 1;
+    for (double end = milliseconds(CLOCK_MONOTONIC) + 60e3; most == 1 && milliseconds(CLOCK_MONOTONIC) < end;)
+        most = fsq_threads_for(nanoseconds, threads);
+    return most;
+}
+
 static void test_work(void) {
     CHECK(fsq_threads_force(1) == 0, "was forced");
     CHECK(fsq_threads_for(0, 5) == 5, "forced: %d", fsq_threads_for(0, 5));
     CHECK(fsq_threads_force(0) == 1, "was not forced");
     CHECK(fsq_threads_for(100, 5) == 1, "100 ns: %d", fsq_threads_for(100, 5));
     CHECK(fsq_threads_for(NAN, 5) == 1, "NaN: %d", fsq_threads_for(NAN, 5));
-    CHECK(fsq_threads_for(1e9, 5) == 5, "1 s: %d", fsq_threads_for(1e9, 5));
+    CHECK(most_for(1e9, 5) == 5, "1 s: %d", fsq_threads_for(1e9, 5));
     CHECK(fsq_threads_for(INFINITY, 1) == 1, "1 thread: %d", fsq_threads_for(INFINITY, 1));
 }
 
@@ -334,10 +407,64 @@ static void test_work_after_a_pause(void) {
         nanosleep(&(struct timespec){0, 5000000}, NULL);
         CHECK(fsq_threads_for(20e3, 2) == 1, "5 ms after the last call: %d", fsq_threads_for(20e3, 2));
     }
-    int most = 1, crowd = (int)sysconf(_SC_NPROCESSORS_CONF) + 1;
-    for (int i = 0; i < 1000 && most == 1; i++) most = fsq_threads_for(20e3, 2);
-    CHECK(most == 2 || fsq_threads_default() == 1, "1000 calls in a row, and no team");
+    int crowd = (int)sysconf(_SC_NPROCESSORS_CONF) + 1;
+    CHECK(fsq_threads_default() == 1 || most_for(20e3, 2) == 2, "a minute of calls in a row, and no team");
     for (int i = 0; i < 1000; i++) CHECK(fsq_threads_for(20e3, crowd) == 1, "%d workers: worth it", crowd);
+}
+
+/* ---------------------------------------------------------------- a processor that another program takes */
+
+/* A worker that sleeps inside a region looks like one whose core was taken: time passes, processor time does not. */
+static void lose_core(const fsq_team *team, void *unused) {
+    (void)unused;
+    if (team->rank == team->size - 1) nanosleep(&(struct timespec){0, 3000000}, NULL);
+    fsq_barrier(team);
+}
+
+static void test_lost_core(void) {
+    if (fsq_threads_default() < 2) return;
+    int alone = 0, crowd = (int)sysconf(_SC_NPROCESSORS_CONF) + 1;
+    for (int again = 0; again < 2; again++) {
+        for (int i = 0; i < 100 && !alone; i++) {
+            fsq_parallel(2, lose_core, NULL);
+            alone = fsq_threads_for(1e9, 2) == 1;
+        }
+        CHECK(alone, "100 regions lost their time, and the next would be a team");
+        CHECK(fsq_threads_for(1e9, crowd) == crowd, "more workers than processors: second-guessed");
+        fsq_threads_force(1);
+        CHECK(fsq_threads_for(0, 2) == 2, "forced: second-guessed");
+        fsq_threads_force(0);
+        CHECK(most_for(1e9, 2) == 2, "no trial in a minute");
+        alone = 0;
+    }
+}
+
+typedef struct {
+    double begin, lost[2];
+} unequal;
+
+/* The last worker has all the work. What the workers lose to other programs is measured here too. */
+static void work_unequally(const fsq_team *team, void *context) {
+    unequal *u = context;
+    double used = milliseconds(CLOCK_THREAD_CPUTIME_ID);
+    while (team->rank == team->size - 1 && milliseconds(CLOCK_THREAD_CPUTIME_ID) < used + 3) {
+    }
+    fsq_barrier(team);
+    u->lost[team->rank] = milliseconds(CLOCK_MONOTONIC) - u->begin - (milliseconds(CLOCK_THREAD_CPUTIME_ID) - used);
+}
+
+/* Waiting for a worker with more work is no sign of another program. Counts only where this test lost next to nothing to one. */
+static void test_unequal_shares(void) {
+    if (fsq_threads_default() < 2) return;
+    for (int attempt = 0, fair = 0; attempt < 50 && !fair; attempt++) {
+        fair = 1;
+        for (int i = 0; i < 9; i++) {
+            unequal u = {milliseconds(CLOCK_MONOTONIC), {0}};
+            fsq_parallel(2, work_unequally, &u);
+            fair = fair && u.lost[0] < 0.3 && u.lost[1] < 0.3;
+        }
+        CHECK(!fair || fsq_threads_for(1e9, 2) == 2, "unequal shares, and the next call is alone");
+    }
 }
 
 static void environment(const char *ours, const char *openmp) {
@@ -445,20 +572,14 @@ static void test_quota(void) {
 
 /* ---------------------------------------------------------------- idle afterwards */
 
-static double cpu_milliseconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec * 1e-6;
-}
-
 /* Processor time, not time: other programs on the machine do not count. A worker that went on spinning would use it all. */
 static void test_idle(void) {
     int size;
     for (int threads = 2; threads <= 4; threads += 2) {
         for (int i = 0; i < 100; i++) fsq_parallel(threads, note_size, &size);
-        double before = cpu_milliseconds();
+        double before = milliseconds(CLOCK_PROCESS_CPUTIME_ID);
         nanosleep(&(struct timespec){0, 300000000}, NULL);
-        double busy = cpu_milliseconds() - before;
+        double busy = milliseconds(CLOCK_PROCESS_CPUTIME_ID) - before;
         CHECK(busy < 10.0 * (threads - 1), "%d threads: busy for %.1f ms after the call", threads, busy);
     }
 }
@@ -472,12 +593,15 @@ int main(int count, char **arguments) {
     test_teams();
     test_width();
     test_barrier();
+    test_groups();
     test_smaller_team(arguments[0]);
     test_nested();
     test_concurrent();
     test_numbers();
     test_work();
     test_work_after_a_pause();
+    test_lost_core();
+    test_unequal_shares();
     if (!SANITIZED) test_idle(); /* a sanitizer has threads of its own */
     test_fork();
     if (atomic_load(&failures)) return 1;

@@ -1,0 +1,37 @@
+"""Every example runs, as a reader would run it, with a budget that only shows that it does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+if not EXAMPLES:
+    pytest.skip("the examples are not beside the tests", allow_module_level=True)
+
+#: What an example leaves in the folder that it is run in.
+WRITES = {"audio_stream.py": "audio_stream.wav", "gradient_flow.py": "gradient_flow.png"}
+
+
+def run(path, folder, *options):
+    environment = os.environ | {"FASTSEQ_QUICK": "1", "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, str(path), *options], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_example_runs(path, tmp_path):
+    result = run(path, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout
+    if path.name in WRITES and "no picture" not in result.stdout:
+        assert (tmp_path / WRITES[path.name]).stat().st_size > 1000
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_example_says_what_it_does(path, tmp_path):
+    result = run(path, tmp_path, "--help")
+    assert result.returncode == 0, result.stderr
+    assert "--steps" in result.stdout
