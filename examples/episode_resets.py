@@ -49,7 +49,7 @@ def rollout(corridors, stream, head, rng):
     steps = []
     for _ in range(ROLLOUT):
         seen, first = corridors.look()
-        stream.reset(rows=np.flatnonzero(first))
+        stream.reset(rows=first)
         chances = fs.functional.softmax(head(stream.step(seen)))
         actions = (rng.random(AGENTS) < chances[:, 1]).astype(int)
         steps.append((seen, first, actions, corridors.act(actions)))

@@ -234,3 +234,16 @@ def test_the_state_of_a_stream(cell, dtype, isa, rng):
     assert_same_bits(stream.step(a.x[0]), fresh[0], "after a reset")
 
 
+
+@pytest.mark.parametrize("cell", ["lstm", "gru_before"])
+def test_ragged_rows_shared_out_over_chunks_of_the_input_product(cell, rng):
+    """Large enough for its threads and for several chunks; the workers come to the chunks' ends at different times."""
+    problem = Problem(cell, T=60, B=24, I=96, H=256)
+    a = problem.inputs(rng, np.float32)._replace(lengths=rng.integers(5, 61, 24))
+    with using(None, 1):
+        want, *_ = problem.forward(cpu, a, training=False, states=False)
+    for n in (2, 3):
+        with using(None, n):
+            for _ in range(20):
+                got, *_ = problem.forward(cpu, a, training=False, states=False)
+                assert_same_bits(got, want, f"{n} threads")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
-import torch
+import pytest
 
 from fastseq.backends import reference
 from fastseq.backends.recurrent import Noise, Weights, gates_of
 
+torch = pytest.importorskip("torch")
 s, tanh = torch.sigmoid, torch.tanh
 
 

@@ -240,7 +240,7 @@ static int64_t clock_now(void) { return nanoseconds_of(CLOCK_MONOTONIC); }
  * workers than processors is what the user asked for: that is never second-guessed. */
 #define LATE 1000000          /* ns, as all of these */
 #define LOSS_LEAST 500000     /* of one worker in one region: less is waking up, more is a time slice */
-#define LOOK 10000000         /* time in regions until the verdict */
+#define LOOK 100000000        /* time in regions until the verdict: what another program does now and then is no reason */
 #define PAUSE_LEAST 100000000
 #define PAUSE_MOST 1000000000 /* or, if that is longer, PAUSE_PER_TRIAL times the trial */
 #define PAUSE_PER_TRIAL 10

@@ -70,6 +70,7 @@ void FSQ_FN(recurrent_pack)(real *packed, const fsq_recurrent_call *call, const 
 
 static void zone_masks(const fsq_recurrent_call *c, const fsq_recurrent_direction *d, real *zone_h, real *zone_c, ptrdiff_t t, ptrdiff_t b,
                        const recurrent_share *share);
+static ptrdiff_t forward_sums_row(const recurrent_forward_at *at, ptrdiff_t t);
 static void backward_row(const recurrent_backward_at *at, recurrent_back_row *row, ptrdiff_t r);
 static void chunk_product(const fsq_team *team, const recurrent_backward_run *k, real *c, const real *a, ptrdiff_t a_row, const real *b,
                           ptrdiff_t b_row, ptrdiff_t M, ptrdiff_t N, ptrdiff_t rows);

@@ -241,8 +241,8 @@ static backward_chunk backward_chunk_at(const recurrent_order *o, ptrdiff_t t) {
 static void backward_direction(const fsq_team *team, const recurrent_backward_run *k) {
     const recurrent_order *o = &k->order;
     recurrent_backward_at at = {.team = team, .run = k, .share = backward_share(k, team)};
-    ptrdiff_t r0 = at.share.r0, r1 = at.share.r1, own = k->split == RECURRENT_ALONE ? 0 : team->rank;
-    at.rows = k->rows + own * k->call->B;
+    ptrdiff_t r0 = at.share.r0, r1 = at.share.r1;
+    at.rows = k->rows + team->rank * k->call->B;            /* the chunks' products need one each, even where one worker does the steps */
     if (k->split != RECURRENT_ALONE || team->rank == 0) backward_prepare(k, &at.share);
     backward_pack(team, &at);
     for (ptrdiff_t done = 0; done < o->steps;) {

@@ -107,16 +107,28 @@ static void forward_prepare(const recurrent_forward_run *f, const recurrent_shar
 
 /* ---------------------------------------------------------------- steps */
 
-static ptrdiff_t tile_width(const fsq_recurrent_call *c) {
-    ptrdiff_t lanes = FSQ_FN(kernels_now)()->lanes;
-    return (c->H + lanes - 1) / lanes * lanes * call_gates(c);
+/* Does this worker take all rows? Then the sums of all times follow each other, and are one product. */
+static int forward_whole(const recurrent_forward_at *at) { return at->share.r0 == 0 && at->share.r1 == at->run->call->B; }
+
+/* Where the sums of time t begin. Workers that share the rows do not wait for each other between chunks, so each row has its own place. */
+static ptrdiff_t forward_sums_row(const recurrent_forward_at *at, ptrdiff_t t) {
+    const recurrent_order *o = &at->run->order;
+    return forward_whole(at) ? order_start(o, t) - order_start(o, at->begin) : (t - at->begin) * o->call->B;
 }
+
+/* Blocks of the tile up to a unit: a worker's units begin with a block, or, where there are fewer blocks than workers, at H. */
+static ptrdiff_t tile_blocks(ptrdiff_t unit) {
+    ptrdiff_t lanes = FSQ_FN(kernels_now)()->lanes;
+    return (unit + lanes - 1) / lanes;
+}
+
+static ptrdiff_t tile_width(const fsq_recurrent_call *c) { return tile_blocks(c->H) * FSQ_FN(kernels_now)()->lanes * call_gates(c); }
 
 static void tiled_input(const recurrent_forward_run *f, const recurrent_share *share, ptrdiff_t sums_row, const real **x_rows, ptrdiff_t n) {
     const FSQ_FN(kernels) *k = FSQ_FN(kernels_now)();
     const fsq_recurrent_call *c = f->call;
     k->recurrent_input_blocks[c->cell](f->sums + sums_row * tile_width(c), tile_width(c), x_rows, f->direction->packed, n, c->I, c->P,
-                                       share->u0 / k->lanes, (share->u1 + k->lanes - 1) / k->lanes);
+                                       tile_blocks(share->u0), tile_blocks(share->u1));
 }
 
 /* The part of h that other workers have just written is fetched all at once, not line by line as the chain comes to it. */
@@ -130,11 +142,11 @@ static void tiled_step(const recurrent_forward_at *at) {
     const FSQ_FN(kernels) *k = FSQ_FN(kernels_now)();
     const recurrent_forward_run *f = at->run;
     const fsq_recurrent_call *c = f->call;
-    ptrdiff_t from = at->share.u0 / k->lanes, to = (at->share.u1 + k->lanes - 1) / k->lanes;
+    ptrdiff_t from = tile_blocks(at->share.u0), to = tile_blocks(at->share.u1);
     double bytes = (double)((to - from) * k->lanes * call_gates(c) * (c->I + c->P)) * sizeof(real);
     if (f->chunk)
         for (ptrdiff_t r = at->share.r0; r < at->n; r++)
-            at->rows[r].sums = f->sums + (order_start(&f->order, at->time) - order_start(&f->order, at->begin) + r) * tile_width(c);
+            at->rows[r].sums = f->sums + (forward_sums_row(at, at->time) + r) * tile_width(c);
     recurrent_step s = {.rows = at->rows + at->share.r0, .n = at->n - at->share.r0, .I = c->I, .H = c->H, .P = c->P,
                         .peepholes = f->direction->weights.w_ch, .relu = c->cell == FSQ_RNN_RELU, .hoisted = f->chunk > 0,
                         .fetch_ahead = bytes > recurrent_l2_bytes && at->n - at->share.r0 > 3};     /* fewer rows read as fast as they can anyway */
@@ -146,13 +158,13 @@ static void forward_input(const recurrent_forward_at *at, ptrdiff_t end) {
     const recurrent_forward_run *f = at->run;
     const fsq_recurrent_call *c = f->call;
     const recurrent_share *share = &at->share;
-    int whole = share->r0 == 0 && share->r1 == c->B;        /* the rows of all times follow each other */
+    int whole = forward_whole(at);
     ptrdiff_t n = 0;
     for (ptrdiff_t t = at->begin; t < end; t++) {
         ptrdiff_t alive = order_alive(&f->order, t), last = alive < share->r1 ? alive : share->r1;
         for (ptrdiff_t r = share->r0; r < last; r++) at->x_rows[n++] = (const real *)f->direction->x + (t * c->B + order_row(&f->order, r)) * c->I;
         if (n == 0 || (whole && t + 1 < end)) continue;
-        ptrdiff_t sums_row = whole ? 0 : order_start(&f->order, t) - order_start(&f->order, at->begin) + share->r0;
+        ptrdiff_t sums_row = whole ? 0 : forward_sums_row(at, t) + share->r0;
         if (call_tiled(c)) tiled_input(f, share, sums_row, at->x_rows, n);
         else staged_input(at, sums_row, at->x_rows, n);
         n = 0;

@@ -32,7 +32,7 @@ static real *staged_begin(const recurrent_forward_at *at) {
     const recurrent_forward_run *f = at->run;
     const fsq_recurrent_call *c = f->call;
     ptrdiff_t N = call_gates(c) * c->H, width = recurrent_inner_width(c);
-    real *sums = f->sums + (order_start(&f->order, at->time) - order_start(&f->order, at->begin)) * N;
+    real *sums = f->sums + forward_sums_row(at, at->time) * N;
     for (ptrdiff_t r = at->share.r0; r < at->n; r++) {
         at->rows[r].sums = sums + r * N;
         at->rows[r].inner = f->inner + r * width;

@@ -211,7 +211,7 @@ def full_weights(
 
 def _validate(variant: Any, x: Any, w_ih: Any, w_hh: Any, bias: Any, w_proj: Any) -> None:
     """Raises unless the weights have the variant's blocks; the rest is found with the full matrices."""
-    if variant not in _BLOCKS:
+    if not isinstance(variant, int) or isinstance(variant, bool) or variant not in _BLOCKS:
         raise ValueError(f"variant: expected 1, 2 or 3, got {variant!r}")
     x = _check.floats("x", x)
     w, u = _check.like("w_ih", w_ih, x), _check.like("w_hh", w_hh, x)

@@ -147,6 +147,8 @@ def backward_half(
     T, B, P = cache.sizes
     for name, value, sizes in (("dy", dy, (T, B, P)), ("dh", dh, (B, P)), ("dc", dc, (B, cache.hidden_size))):
         if value is not None or name == "dy":
+            if isinstance(value, Tensor):
+                raise TypeError(f"{name}: expected an array, got a Tensor")
             value = _check.array(name, value)
             if value.dtype != cache.dtype:
                 raise TypeError(f"{name}: expected {cache.dtype}, got {value.dtype}")
@@ -170,6 +172,8 @@ def checked_lengths(lengths: Any, steps: int, *batch: int) -> Array | None:
     found = _plain("lengths", lengths)
     if found.dtype.kind not in "iu" and not (found.size == 0 and isinstance(lengths, (list, tuple))):
         raise TypeError(f"lengths: expected integers, got {found.dtype}")
+    if found.ndim and not batch:
+        raise ValueError(f"lengths: expected one integer for a single sequence, got shape {found.shape}")
     _check.shape("lengths", found, batch)
     if found.size and not (found.min() >= 0 and found.max() <= steps):
         wrong = found[(found < 0) | (found > steps)][0]
@@ -219,6 +223,8 @@ def _checked_noise(noise: Any) -> Noise:
         _check.probability(f"noise.{name}", getattr(noise, name))
     for name, limit in (("seed", 2**64), ("layer", 2**32 - 1), ("call", 2**32)):
         _check.integer(f"noise.{name}", getattr(noise, name), 0, limit)
+    if not isinstance(noise.training, bool):
+        raise TypeError(f"noise.training: expected True or False, got {type(noise.training).__name__}")
     return noise
 
 

@@ -168,6 +168,8 @@ class LSTM(RecurrentLayer):
     ) -> None:
         hidden_size = checked_size("hidden_size", hidden_size)
         self.proj_size = _proj_size(proj_size, hidden_size)
+        if not isinstance(forget_bias, float | int | np.floating | np.integer | None):
+            raise TypeError(f"forget_bias: expected a number or None, got {type(forget_bias).__name__}")
         self.peephole, self.layer_norm = bool(peephole), bool(layer_norm)
         super().__init__(
             "lstm", input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
