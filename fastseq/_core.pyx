@@ -928,6 +928,10 @@ cdef class RecurrentStream:
     def reset(self, rows=None):
         """The state becomes zero: of all rows, or of those that `rows` (an index, a slice, a sequence or a mask) picks."""
         rows = slice(None) if rows is None else list(rows) if isinstance(rows, tuple) else rows
+        try:
+            np.empty(self.batch_size, bool)[rows]
+        except IndexError as error:
+            raise IndexError(f"rows: expected an index, a slice, a sequence or a mask for {self.batch_size} rows; {error}") from None
         for state in (self.h, self.c):
             if state is not None:
                 state[:, rows] = 0
@@ -999,7 +1003,8 @@ cdef class RecurrentStream:
         expected = f"a writable {self.dtype} array ({self.batch_size}, {self.output_size}) in C order"
         if not isinstance(out, np.ndarray):
             raise TypeError(f"out: expected {expected}, got {type(out).__name__}")
-        raise ValueError(f"out: expected {expected}, got {out.dtype} {out.shape} with strides {out.strides}")
+        kind = "" if out.flags.writeable else "read-only "
+        raise ValueError(f"out: expected {expected}, got {kind}{out.dtype} {out.shape} with strides {out.strides}")
 
 
 cdef str described(RecurrentPacked packed):

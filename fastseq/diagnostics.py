@@ -76,13 +76,19 @@ def gradient_flow(
         raise TypeError(f"layer: expected a recurrent layer, got {type(layer).__name__}")
     if (dy is None) == (loss is None):
         raise TypeError(f"dy, loss: expected one of the two, got {'neither' if dy is None else 'both'}")
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss: expected a function of y, got {type(loss).__name__}")
     x = _real(layer, "x", x)
     if x.ndim not in (2, 3) or x.shape[-1] != layer.input_size:
         raise ValueError(f"x: expected three axes, or two for a single sequence, the last of {layer.input_size}, got shape {x.shape}")
     y, caches = _forward(layer, x, state, lengths, reset)
     if loss is not None:
         given = Tensor(y, requires_grad=True)
-        loss(given).backward()
+        result = loss(given)
+        if not isinstance(result, Tensor) or result.data.size != 1:
+            came = f"one of shape {result.shape}" if isinstance(result, Tensor) else type(result).__name__
+            raise TypeError(f"loss: expected a function that returns a Tensor of one element, got {came}")
+        result.backward()
         dy = np.zeros_like(y) if given.grad is None else given.grad
     dy = _real(layer, "dy", dy)
     if dy.shape != y.shape:

@@ -228,6 +228,17 @@ def test_a_wrong_step_changes_nothing(x, error, message, rng):
     same_state(stream.state, before)
 
 
+@pytest.mark.parametrize("rows", [[2], [1.5], "a", np.array([True, False, True])], ids=str)
+def test_rows_that_are_not_there_cannot_be_reset(rows, rng):
+    stream = fs.nn.LSTM(3, 4, rng=0).stream(batch_size=2)
+    stream.step(rng.standard_normal((2, 3)).astype(np.float32))
+    before = stream.state
+    with pytest.raises(IndexError, match="rows: expected"):
+        stream.reset(rows=rows)
+    for got, want in zip(stream.state, before, strict=True):
+        assert_same_bits(got, want)
+
+
 def test_out_may_be_x(rng):
     weights = new_weights(rng, inputs=H)
     one, other = (cpu.recurrent_stream((cpu.recurrent_pack("lstm", (weights,)),), batch_size=B) for _ in range(2))

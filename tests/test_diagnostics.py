@@ -187,3 +187,14 @@ def test_a_figure_of_its_own(rng):
     pyplot.close()
     assert len(axes) == 1
     assert axes[0].get_yscale() == "log"
+
+
+@pytest.mark.parametrize(("loss", "message"), [
+    (3, "loss: expected a function of y, got int"),
+    (lambda y: 1.0, "loss: expected a function that returns a Tensor of one element, got float"),
+    (lambda y: y, "loss: expected a function that returns a Tensor of one element, got one of shape"),
+])  # fmt: skip
+def test_a_loss_that_is_none_is_refused(loss, message):
+    layer = fs.nn.RNN(3, 4, rng=0)
+    with pytest.raises(TypeError, match=message):
+        gradient_flow(layer, np.zeros((5, 2, 3), np.float32), loss=loss)

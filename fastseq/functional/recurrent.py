@@ -172,8 +172,6 @@ def checked_lengths(lengths: Any, steps: int, *batch: int) -> Array | None:
     found = _plain("lengths", lengths)
     if found.dtype.kind not in "iu" and not (found.size == 0 and isinstance(lengths, (list, tuple))):
         raise TypeError(f"lengths: expected integers, got {found.dtype}")
-    if found.ndim and not batch:
-        raise ValueError(f"lengths: expected one integer for a single sequence, got shape {found.shape}")
     _check.shape("lengths", found, batch)
     if found.size and not (found.min() >= 0 and found.max() <= steps):
         wrong = found[(found < 0) | (found > steps)][0]
