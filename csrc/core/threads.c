@@ -236,12 +236,12 @@ static int64_t clock_now(void) { return nanoseconds_of(CLOCK_MONOTONIC); }
  * core away for a time slice: two threads then train an LSTM at half the speed of one or less. So a wait of LATE, at a barrier (only
  * a worker that had to yield takes the time) or for the end of a region, has the next regions looked at: workers with unequal shares
  * use their processors, workers without a core do not. Where a worker lost so much of LOOK that one thread would have been faster,
- * calls get one thread for a while, and then a team to try again; the pauses double, and are long beside what the trial took. More
- * workers than processors is what the user asked for: that is never second-guessed. */
+ * calls get one thread for twice the time that this took, and then a team to try again; from trial to trial the pauses double. So
+ * threads of another library that spin a little after their own work (OpenBLAS: up to a tenth of a second) cost hardly more than that,
+ * and a load that stays costs a tenth. More workers than processors is what the user asked for: that is never second-guessed. */
 #define LATE 1000000          /* ns, as all of these */
 #define LOSS_LEAST 500000     /* of one worker in one region: less is waking up, more is a time slice */
-#define LOOK 100000000        /* time in regions until the verdict: what another program does now and then is no reason */
-#define PAUSE_LEAST 100000000
+#define LOOK 10000000         /* time in regions until the verdict */
 #define PAUSE_MOST 1000000000 /* or, if that is longer, PAUSE_PER_TRIAL times the trial */
 #define PAUSE_PER_TRIAL 10
 #define TEAM_EFFICIENCY 0.8   /* n threads that lose nothing do the work of 0.8 n */
@@ -339,8 +339,9 @@ int fsq_team_part(const fsq_team *team, int parts, fsq_team *part) {
 static int64_t caller_done;         /* when rank 0 came to the end of the region */
 static _Atomic int64_t worker_lost; /* in the region, by the worker that lost most */
 
-/* Of the regions looked at since the last verdict, and the last pause. */
-static int64_t look_time, look_lost, pause_last;
+/* Of the regions looked at since the last verdict; verdicts of one thread in a row. */
+static int64_t look_time, look_lost;
+static int lost_trials;
 
 static void note_loss(int64_t lost) {
     int64_t most = atomic_load_explicit(&worker_lost, memory_order_relaxed);
@@ -354,11 +355,11 @@ static void judge(int threads, int64_t begin, int64_t end) {
     look_lost += atomic_exchange_explicit(&worker_lost, 0, memory_order_relaxed);
     if (look_time < LOOK) return;
     if ((double)look_lost > (1 - 1 / (TEAM_EFFICIENCY * threads)) * (double)look_time) {
-        pause_last = pause_last * 2 < PAUSE_LEAST ? PAUSE_LEAST : pause_last * 2 > PAUSE_MOST ? PAUSE_MOST : pause_last * 2;
-        int64_t after_trial = look_time * PAUSE_PER_TRIAL;
-        atomic_store_explicit(&alone_until, end + (pause_last > after_trial ? pause_last : after_trial), memory_order_relaxed);
+        int64_t most = look_time * PAUSE_PER_TRIAL > PAUSE_MOST ? look_time * PAUSE_PER_TRIAL : PAUSE_MOST;
+        int64_t pause = lost_trials < 10 ? look_time << ++lost_trials : most;
+        atomic_store_explicit(&alone_until, end + (pause < most ? pause : most), memory_order_relaxed);
     } else {
-        pause_last = 0;
+        lost_trials = 0;
         atomic_store_explicit(&alone_until, 0, memory_order_relaxed);
         atomic_store_explicit(&suspected, 0, memory_order_relaxed);
     }

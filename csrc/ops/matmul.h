@@ -1,4 +1,4 @@
-/* matmul.h - a product inside a parallel region, for ops that need one on the way (lstm.c). */
+/* matmul.h - a product inside a parallel region, for ops that need one on the way (recurrent_backward.c). */
 #ifndef FSQ_MATMUL_H
 #define FSQ_MATMUL_H
 

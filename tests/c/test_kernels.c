@@ -23,11 +23,11 @@ void check_that(int holds, const char *file, int line, const char *text, ...) {
     va_end(arguments);
 }
 
-static struct { void *start[256]; int count; } buffers;
+static struct { void *start[1024]; int count; } buffers;
 
 void *check_buffer(size_t bytes, size_t offset) {
     char *start = malloc(bytes + offset ? bytes + offset : 1);
-    if (!start || buffers.count == 256) abort();
+    if (!start || buffers.count == 1024) abort();
     buffers.start[buffers.count++] = start;
     memset(start, 0xff, bytes + offset);
     return start + offset;
@@ -54,8 +54,10 @@ void test_core(void);
 void test_across_isas(void);
 void test_ops_f32(void);
 void test_ops_f64(void);
-void test_layers_f32(void);
-void test_layers_f64(void);
+void test_matmul_f32(void);
+void test_matmul_f64(void);
+void test_recurrent_f32(void);
+void test_recurrent_f64(void);
 
 int main(void) {
     static const int teams[] = {1, 2, 5};
@@ -68,8 +70,10 @@ int main(void) {
             test_core();
             test_ops_f32();
             test_ops_f64();
-            test_layers_f32();
-            test_layers_f64();
+            test_matmul_f32();
+            test_matmul_f64();
+            test_recurrent_f32();
+            test_recurrent_f64();
             check_free_all();
         }
         fprintf(stderr, "%s: %ld checks, %ld failed\n", check_isa, checks, failures);
