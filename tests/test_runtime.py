@@ -278,18 +278,19 @@ with fs.runtime.force_threads():
 
 @needs_openmp
 def test_no_worker_is_busy_after_a_call():
-    """Processor time: what other programs do does not count. A worker that went on spinning would use all of the pause."""
+    """Processor time: what other programs do does not count, but what the host of a virtual machine takes does, hence the median. A
+    worker that went on spinning would use all of every pause."""
     script = SMALL_WORK + """
 import time
 fs.set_num_threads(2)
 busy = []
 with fs.runtime.force_threads():
-    for _ in range(3):
+    for _ in range(5):
         work()
         before = time.process_time()
         time.sleep(0.2)
         busy.append((time.process_time() - before) * 1000)
-print(max(busy))
+print(sorted(busy)[2])
 """
     assert float(output_of(script)) < 10
 
