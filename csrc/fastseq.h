@@ -30,7 +30,8 @@ const char *fsq_isa_available(int i);
 
 /* Threads for this Python (C) thread's next calls: the thread's own limit if set, else the process's. */
 int fsq_threads_get(void);
-/* The process's number, honoured exactly. n >= 1. */
+/* The process's number, honoured exactly, n >= 1: the most that a call uses; where other programs hold the cores, or the work is
+ * small, it uses one. */
 void fsq_threads_set(int n);
 /* This thread's own number; 0 returns to the process's. Returns the previous one. */
 int fsq_threads_set_local(int n);

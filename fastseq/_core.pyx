@@ -358,7 +358,8 @@ def matmul_plain(a, b):
     x = <ndarray>a
     type_ = PyArray_TYPE(x)
     if type(b) is ndarray:
-        if (PyArray_NDIM(<ndarray>b) == 2 and PyArray_ISBEHAVED_RO(<ndarray>b) and PyArray_TYPE(<ndarray>b) == type_ and (type_ == NPY_FLOAT or type_ == NPY_DOUBLE)
+        if (PyArray_NDIM(<ndarray>b) == 2 and PyArray_ISBEHAVED_RO(<ndarray>b) and PyArray_TYPE(<ndarray>b) == type_
+                and (type_ == NPY_FLOAT or type_ == NPY_DOUBLE)
                 and PyArray_DIM(<ndarray>b, 0) == PyArray_DIM(x, 1) and <double>PyArray_DIM(x, 0) * <double>PyArray_DIM(<ndarray>b, 1) < 2.0**59):
             return product(x, <ndarray>b, None, PyArray_DIM(<ndarray>b, 1), None, IDENTITY)
     elif type(b) is MatmulPacked:

@@ -16,7 +16,7 @@ enum { recurrent_rows = 2 };                                /* 8 + 4 + 1, and a 
 #endif
 enum { recurrent_gru_rows = recurrent_rows * 4 / 3 };       /* three gates: the same number of sums */
 /* From so many rows on, panel rows are asked for from L2 so far ahead: 8 to 14 % at H = 128 and 256 on Cascade Lake, whose own
- * prefetcher comes late. With fewer rows the loads themselves are the bottleneck. */
+ * prefetcher comes late; no difference on Zen 4. With fewer rows the loads themselves are the bottleneck. */
 enum { recurrent_fetch_rows = 3, recurrent_fetch_ahead = 8 };
 enum { recurrent_vecs = 24 };                               /* sums of the largest tile */
 
@@ -115,7 +115,7 @@ FSQ_INLINE void recurrent_tile(const int cell, const int rows, const int blocks,
             acc[r * vecs + v] = vload(s->hoisted ? row[r].sums + unit * gates + v * VL : starts + v / gates * panel_size + v % gates * VL);
     panel += CELL_STARTS(cell) * VL;
 #pragma GCC unroll 1
-    for (int part = s->hoisted != 0; part < 2; part++) {         /* x, then h: one loop, so that the sums keep their registers */
+    for (int part = s->hoisted != 0; part < 2; part++) {    /* x, then h: one loop, so that the sums keep their registers */
         const real *in[8], *from = panel + (part ? s->I * gates * VL : 0);
         ptrdiff_t K = part ? s->P : s->I;
 #pragma GCC unroll 8

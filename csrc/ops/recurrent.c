@@ -3,6 +3,7 @@
 
 #include "recurrent_order.c"
 #include "recurrent_plan.c"
+#include "recurrent_masks.c"
 
 static int tile_starts(const fsq_recurrent_call *c) { return c->cell == FSQ_GRU ? 4 : (int)call_gates(c); }
 
@@ -68,8 +69,6 @@ void FSQ_FN(recurrent_pack)(real *packed, const fsq_recurrent_call *call, const 
     fsq_parallel(fsq_threads_for(recurrent_weights(call, 1) * sizeof(real) / 8, threads), pack_body, &a);
 }
 
-static void zone_masks(const fsq_recurrent_call *c, const fsq_recurrent_direction *d, real *zone_h, real *zone_c, ptrdiff_t t, ptrdiff_t b,
-                       const recurrent_share *share);
 static ptrdiff_t forward_sums_row(const recurrent_forward_at *at, ptrdiff_t t);
 static void backward_row(const recurrent_backward_at *at, recurrent_back_row *row, ptrdiff_t r);
 static void chunk_product(const fsq_team *team, const recurrent_backward_run *k, real *c, const real *a, ptrdiff_t a_row, const real *b,

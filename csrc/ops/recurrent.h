@@ -77,6 +77,14 @@ typedef struct {
     ptrdiff_t ih_gate, hh_gate;                             /* from one gate's panels to the next's */
 } recurrent_layout;
 
+/* What forward and backward draw alike, and zeros; recurrent_masks.c. */
+typedef struct {
+    real *zeros;                                            /* in place of a state: as wide as H and P */
+    real *expected;                                         /* zoneout's m in evaluation, of h and then of c */
+    real *drop;                                             /* (B, P) dropout's mask, by row */
+    real *zone_h, *zone_c;                                  /* (B, P), (B, H) masks of a step, by place */
+} recurrent_masks;
+
 /* One direction's forward call. */
 typedef struct {
     const fsq_recurrent_call *call;
@@ -86,9 +94,7 @@ typedef struct {
     ptrdiff_t chunk;                                        /* times whose input product is made beforehand; 0: each step does its own */
     int dense;                                              /* the product reads h_next, not y */
     /* scratch */
-    real *zeros, *expected;                                 /* in place of a state; zoneout's m in evaluation, of h and then of c */
-    real *drop;                                             /* (B, P) the mask, by row */
-    real *zone_h, *zone_c;                                  /* (B, P), (B, H) masks of a step, by place */
+    recurrent_masks masks;
     real *h_next[2];                                        /* (B, P) by place: d h for even and for odd times */
     real *hidden, *projected;                               /* (B, H), (B, P) by place, with a projection */
     real *sums;                                             /* the input product of a chunk, rows in the order of time */
@@ -119,7 +125,7 @@ typedef struct {
     recurrent_order order;
     recurrent_split split;
     /* scratch; "of a chunk": rows in the order of time, as many as recurrent_back_rows allows */
-    real *zeros, *expected, *drop, *zone_h, *zone_c;        /* as forward's */
+    recurrent_masks masks;
     real *dh, *direct, *dc;                                 /* (B, P), (B, P) or NULL, (B, H) or NULL, by place: what goes on to the step before */
     real *upstream, *dhidden;                               /* dL/dh~ of a chunk (P), (B, H) by place, with a projection */
     real *dsx, *dsh;                                        /* dL/d(W x), dL/d(U d h') of a chunk (G H); dsh may be dsx */

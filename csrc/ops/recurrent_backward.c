@@ -15,12 +15,12 @@ static void backward_row(const recurrent_backward_at *at, recurrent_back_row *ro
     const fsq_recurrent_gradients *g = k->gradients;
     ptrdiff_t t = at->time, b = order_row(&k->order, r), now = t * c->B + b, before = k->order.reverse ? now + c->B : now - c->B;
     ptrdiff_t in_chunk = order_start(&k->order, t) - order_start(&k->order, at->begin) + r, gates = call_gates(c) * c->H;
-    int first = t == order_first(&k->order, r), reset = order_reset(&k->order, t, r), zone_h = c->zoneout_h > 0, zone_c = c->zoneout_c > 0;
+    int first = t == order_first(&k->order, r), reset = order_reset(&k->order, t, r);
     *row = (recurrent_back_row){
         .cache = (const real *)d->cache + now * fsq_recurrent_cache_width(c), .h = (const real *)d->y + now * d->y_row,
-        .h_before = reset ? k->zeros : first ? d->h_0 ? (const real *)d->h_0 + b * c->P : k->zeros : (const real *)d->y + before * d->y_row,
+        .h_before = reset ? k->masks.zeros : first ? d->h_0 ? (const real *)d->h_0 + b * c->P : k->masks.zeros : (const real *)d->y + before * d->y_row,
         .dy = g->dy ? (const real *)g->dy + now * d->y_row : NULL, .dstate = g->dstates ? (real *)g->dstates + now * c->P : NULL,
-        .drop = k->drop ? k->drop + b * c->P : NULL, .zone_h = !zone_h ? NULL : c->draw ? k->zone_h + r * c->P : k->expected,
+        .drop = masks_drop(&k->masks, c, b), .zone_h = masks_zone_h(&k->masks, c, r),
         .dh = k->dh + r * c->P, .direct = k->direct ? k->direct + r * c->P : NULL,
         .dsx = k->dsx + in_chunk * gates, .dsh = k->dsh + in_chunk * gates, .cut = order_cut(&k->order, t, r)};
     if (!fsq_recurrent_cache_width(c)) row->cache = NULL;
@@ -29,21 +29,16 @@ static void backward_row(const recurrent_backward_at *at, recurrent_back_row *ro
         row->hidden = k->hiddens ? k->hiddens + in_chunk * c->H : NULL;
     }
     if (c->cell != FSQ_LSTM) return;
-    row->c_before = reset ? k->zeros : first ? d->c_0 ? (const real *)d->c_0 + b * c->H : k->zeros : (const real *)d->cells + before * c->H;
+    row->c_before = reset ? k->masks.zeros : first ? d->c_0 ? (const real *)d->c_0 + b * c->H : k->masks.zeros : (const real *)d->cells + before * c->H;
     row->dcell = g->dcells ? (const real *)g->dcells + now * c->H : NULL;
-    row->zone_c = !zone_c ? NULL : c->draw ? k->zone_c + r * c->H : k->expected + c->P;
+    row->zone_c = masks_zone_c(&k->masks, c, r);
     row->dc = k->dc + r * c->H;
 }
 
 static void backward_rows(const recurrent_backward_at *at) {
     const recurrent_backward_run *k = at->run;
-    const fsq_recurrent_call *c = k->call;
-    for (ptrdiff_t r = at->share.r0; r < at->n; r++) {
-        backward_row(at, at->rows + r, r);
-        if (k->zone_h || k->zone_c)
-            zone_masks(c, k->direction, k->zone_h ? k->zone_h + r * c->P : NULL, k->zone_c ? k->zone_c + r * c->H : NULL, at->time,
-                       order_row(&k->order, r), &at->share);
-    }
+    masks_draw_zones(&k->masks, &k->order, k->direction, &at->share, at->time, at->n);
+    for (ptrdiff_t r = at->share.r0; r < at->n; r++) backward_row(at, at->rows + r, r);
 }
 
 /* ---------------------------------------------------------------- steps */
@@ -196,7 +191,7 @@ static void backward_prepare(const recurrent_backward_run *k, const recurrent_sh
     const real *dh_n = k->gradients->dh_n, *dc_n = k->gradients->dc_n;
     for (ptrdiff_t r = share->r0; r < share->r1; r++) {
         ptrdiff_t b = order_row(&k->order, r);
-        if (k->drop) drop_mask(c, k->direction, k->drop + b * c->P, b, share->p0, share->p1);
+        masks_draw_drop(&k->masks, c, k->direction, b, share->p0, share->p1);
         for (ptrdiff_t p = share->p0; p < share->p1; p++) {
             real dh = dh_n ? dh_n[b * c->P + p] : 0;
             k->dh[r * c->P + p] = k->direct ? -(real)0 : dh;            /* -0 changes no sum, not even its sign */
@@ -213,7 +208,7 @@ static void backward_final(recurrent_backward_at *at, ptrdiff_t r0, ptrdiff_t r1
     for (ptrdiff_t r = r0; r < r1; r++) {
         ptrdiff_t b = order_row(&k->order, r), steps = order_length(&k->order, r);
         recurrent_back_row row = {.dh = k->dh + r * c->P, .direct = k->direct ? k->direct + r * c->P : NULL,
-                                  .drop = steps && k->drop ? k->drop + b * c->P : NULL,
+                                  .drop = steps ? masks_drop(&k->masks, c, b) : NULL,
                                   .cut = steps && order_reset(&k->order, order_first(&k->order, r), r)};
         FSQ_FN(kernels_now)()->recurrent_carry((real *)k->gradients->dh_0 + b * c->P, &row, c->P);
         for (ptrdiff_t u = 0; k->dc && u < c->H; u++) ((real *)k->gradients->dc_0)[b * c->H + u] = row.cut ? 0 : k->dc[r * c->H + u];
@@ -274,15 +269,7 @@ static recurrent_backward_run backward_run(const fsq_recurrent_call *c, const fs
     ptrdiff_t N = c->to - c->from, B = c->B, I = c->I, H = c->H, P = c->P, K = call_gates(c) * H, widest = H > P ? H : P;
     ptrdiff_t rows = B > recurrent_back_rows ? B : N * B < recurrent_back_rows ? N * B : recurrent_back_rows;
     k.order = order_make(c, d ? d->reverse : 0, s);
-    k.zeros = recurrent_take(s, widest, sizeof(real));
-    if (s->start) memset(k.zeros, 0, (size_t)widest * sizeof(real));
-    if (call_drops(c)) k.drop = recurrent_take(s, B * P, sizeof(real));
-    if (c->draw && c->zoneout_h > 0) k.zone_h = recurrent_take(s, B * P, sizeof(real));
-    if (c->draw && c->zoneout_c > 0) k.zone_c = recurrent_take(s, B * H, sizeof(real));
-    if (!c->draw && (c->zoneout_h > 0 || c->zoneout_c > 0)) {
-        k.expected = recurrent_take(s, P + H, sizeof(real));
-        for (ptrdiff_t j = 0; s->start && j < P + H; j++) k.expected[j] = (real)(j < P ? c->zoneout_h : c->zoneout_c);
-    }
+    k.masks = masks_make(c, s);
     k.dh = recurrent_take(s, B * P, sizeof(real));
     if (call_drops(c) || c->zoneout_h > 0 || c->cell >= FSQ_GRU) k.direct = recurrent_take(s, B * P, sizeof(real));
     if (c->cell == FSQ_LSTM) k.dc = recurrent_take(s, B * H, sizeof(real));

@@ -8,7 +8,7 @@
 /* ---------------------------------------------------------------- tables of rows */
 
 static const real *forward_state(const recurrent_forward_run *f, const void *state, ptrdiff_t b, ptrdiff_t width) {
-    return state ? (const real *)state + b * width : f->zeros;
+    return state ? (const real *)state + b * width : f->masks.zeros;
 }
 
 /* Place r's row at the first of its times. */
@@ -17,12 +17,9 @@ static void forward_first_row(const recurrent_forward_run *f, recurrent_row *row
     const fsq_recurrent_direction *d = f->direction;
     ptrdiff_t b = order_row(&f->order, r), at = order_first(&f->order, r) * c->B + b;
     ptrdiff_t width = fsq_recurrent_cache_width(c);
-    int draws_h = c->draw && c->zoneout_h > 0, draws_c = c->draw && c->zoneout_c > 0;
     *row = (recurrent_row){
         .x = (const real *)d->x + at * c->I, .h_before = forward_state(f, d->h_0, b, c->P), .c_before = forward_state(f, d->c_0, b, c->H),
-        .drop = call_drops(c) ? f->drop + b * c->P : NULL,
-        .zone_h = draws_h ? f->zone_h + r * c->P : c->zoneout_h > 0 ? f->expected : NULL,
-        .zone_c = draws_c ? f->zone_c + r * c->H : c->zoneout_c > 0 ? f->expected + c->P : NULL,
+        .drop = masks_drop(&f->masks, c, b), .zone_h = masks_zone_h(&f->masks, c, r), .zone_c = masks_zone_c(&f->masks, c, r),
         .h = (real *)d->y + at * d->y_row, .c = d->cells ? (real *)d->cells + at * c->H : d->c_n ? (real *)d->c_n + b * c->H : NULL,
         .hidden = f->hidden ? f->hidden + r * c->H : NULL, .cache = d->cache && width ? (real *)d->cache + at * width : NULL};
     row->h_in = row->h_before;
@@ -47,7 +44,7 @@ static void forward_rows(recurrent_forward_at *at) {
         recurrent_row *row = at->rows + r;
         if (r < at->known) forward_next_row(f, row, B, width);
         else forward_first_row(f, row, r);
-        if (order_reset(&f->order, t, r)) row->h_in = row->h_before = row->c_before = f->zeros;
+        if (order_reset(&f->order, t, r)) row->h_in = row->h_before = row->c_before = f->masks.zeros;
         if (f->dense) {
             row->h_in = f->h_next[t & 1] + r * c->P;
             row->h_next = f->h_next[(t + 1) & 1] + r * c->P;
@@ -63,33 +60,6 @@ static void forward_cut(const recurrent_forward_at *at) {
             memset(at->rows[r].h_next + at->share.p0, 0, (size_t)(at->share.p1 - at->share.p0) * sizeof(real));
 }
 
-/* ---------------------------------------------------------------- masks */
-
-static uint64_t mask_threshold(double p) { return (uint64_t)ceil(p * 0x1p32); }
-
-/* Recurrent dropout's mask for elements [p0, p1) of row b. */
-static void drop_mask(const fsq_recurrent_call *c, const fsq_recurrent_direction *d, real *mask, ptrdiff_t b, ptrdiff_t p0, ptrdiff_t p1) {
-    double p = c->recurrent_dropout;
-    FSQ_FN(kernels_now)()->recurrent_mask(mask, p0, p1, d->key_dropout, 0, (uint32_t)b, mask_threshold(p), 0, p < 1 ? (real)(1 / (1 - p)) : 0);
-}
-
-/* Zoneout's masks of time t (from call->from) and row b: elements [p0, p1) of h, units [u0, u1) of c; either may be NULL. */
-static void zone_masks(const fsq_recurrent_call *c, const fsq_recurrent_direction *d, real *zone_h, real *zone_c, ptrdiff_t t, ptrdiff_t b,
-                       const recurrent_share *share) {
-    const FSQ_FN(kernels) *k = FSQ_FN(kernels_now)();
-    uint32_t time = (uint32_t)(c->from + t);
-    if (zone_h) k->recurrent_mask(zone_h, share->p0, share->p1, d->key_zoneout_h, time, (uint32_t)b, mask_threshold(c->zoneout_h), 1, 0);
-    if (zone_c) k->recurrent_mask(zone_c, share->u0, share->u1, d->key_zoneout_c, time, (uint32_t)b, mask_threshold(c->zoneout_c), 1, 0);
-}
-
-static void forward_zone_masks(const recurrent_forward_at *at) {
-    const recurrent_forward_run *f = at->run;
-    const fsq_recurrent_call *c = f->call;
-    for (ptrdiff_t r = at->share.r0; r < at->n; r++)
-        zone_masks(c, f->direction, f->zone_h ? f->zone_h + r * c->P : NULL, f->zone_c ? f->zone_c + r * c->H : NULL,
-                   at->time, order_row(&f->order, r), &at->share);
-}
-
 /* The dropout mask, and d h_0 for the first product. */
 static void forward_prepare(const recurrent_forward_run *f, const recurrent_share *share) {
     const fsq_recurrent_call *c = f->call;
@@ -98,9 +68,9 @@ static void forward_prepare(const recurrent_forward_run *f, const recurrent_shar
         const real *h = forward_state(f, f->direction->h_0, b, c->P);
         if (order_length(&f->order, r) == 0) continue;
         ptrdiff_t first = order_first(&f->order, r);
-        real *mask = call_drops(c) ? f->drop + b * c->P : NULL, *to = f->h_next[first & 1] + r * c->P;
-        if (mask) drop_mask(c, f->direction, mask, b, share->p0, share->p1);
-        if (order_reset(&f->order, first, r)) h = f->zeros;
+        real *mask = masks_drop(&f->masks, c, b), *to = f->h_next[first & 1] + r * c->P;
+        masks_draw_drop(&f->masks, c, f->direction, b, share->p0, share->p1);
+        if (order_reset(&f->order, first, r)) h = f->masks.zeros;
         for (ptrdiff_t p = share->p0; p < share->p1; p++) to[p] = mask ? h[p] * mask[p] : h[p];
     }
 }
@@ -176,7 +146,7 @@ static void forward_step(recurrent_forward_at *at) {
     const fsq_recurrent_call *c = f->call;
     forward_rows(at);
     if (f->split == RECURRENT_UNITS) forward_fetch(at);
-    if (f->zone_h || f->zone_c) forward_zone_masks(at);
+    masks_draw_zones(&f->masks, &f->order, f->direction, &at->share, at->time, at->n);
     if (call_gated(c)) gated_step(at);
     else if (c->layer_norm) norm_step(at);
     else tiled_step(at);
@@ -257,17 +227,9 @@ static void forward_direction(const fsq_team *team, const recurrent_forward_run 
 /* Lays out a direction's scratch; fills what does not depend on the threads. */
 static recurrent_forward_run forward_run(const fsq_recurrent_call *c, const fsq_recurrent_direction *d, int threads, recurrent_scratch *s) {
     recurrent_forward_run f = {.call = c, .direction = d, .dense = call_drops(c) || !call_tiled(c)};
-    ptrdiff_t widest = c->H > c->P ? c->H : c->P, chunk = recurrent_input_chunk(c, RECURRENT_ALONE, 1);
+    ptrdiff_t chunk = recurrent_input_chunk(c, RECURRENT_ALONE, 1);
     f.order = order_make(c, d ? d->reverse : 0, s);
-    f.zeros = recurrent_take(s, widest, sizeof(real));
-    if (s->start) memset(f.zeros, 0, (size_t)widest * sizeof(real));
-    if (call_drops(c)) f.drop = recurrent_take(s, c->B * c->P, sizeof(real));
-    if (c->draw && c->zoneout_h > 0) f.zone_h = recurrent_take(s, c->B * c->P, sizeof(real));
-    if (c->draw && c->zoneout_c > 0) f.zone_c = recurrent_take(s, c->B * c->H, sizeof(real));
-    if (!c->draw && (c->zoneout_h > 0 || c->zoneout_c > 0)) {
-        f.expected = recurrent_take(s, c->P + c->H, sizeof(real));
-        for (ptrdiff_t j = 0; s->start && j < c->P + c->H; j++) f.expected[j] = (real)(j < c->P ? c->zoneout_h : c->zoneout_c);
-    }
+    f.masks = masks_make(c, s);
     for (int parity = 0; f.dense && parity < 2; parity++) f.h_next[parity] = recurrent_take(s, c->B * c->P, sizeof(real));
     if (call_projects(c)) {
         f.hidden = recurrent_take(s, c->B * c->H, sizeof(real));

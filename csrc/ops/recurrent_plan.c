@@ -6,10 +6,10 @@
  * and with two directions: side by side, each with its half of the team, or one after the other with the whole of it.
  *
  * A step costs max(multiply-adds / peak, bytes of weights / rate of the cache that holds them) + cells + barriers, each part
- * divided by what shares it. The constants were measured with benchmarks/bench_recurrent.py and tests/c (benchmarks/README.md). */
+ * divided by what shares it. The constants lie between what two machines gave (benchmarks/README.md). */
 
 static const double recurrent_l2_bytes = 0.75e6;            /* of weights that stay in a core's L2 from step to step: of 1 MB */
-static const double recurrent_l2_rate = 100, recurrent_l3_rate = 50; /* bytes a nanosecond: Zen 4 115 and 80, Cascade Lake 85 and 22 */
+static const double recurrent_l2_rate = 100, recurrent_l3_rate = 50; /* bytes a nanosecond: Zen 4 117 and 100, Cascade Lake 85 and 22 */
 static const double recurrent_cell_ns = 2.0;                /* an LSTM's unit and row with 16 lanes: 1.8 to 2.2 on both */
 /* The barrier itself takes 50 to 170; fetching what others wrote of h, and unequal shares, make 200 of it on two neighbouring cores and
  * 900 where the host has put them apart (both seen on one Zen 4 machine within a minute). */

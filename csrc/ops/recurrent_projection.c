@@ -24,7 +24,7 @@ static void projection_backward_step(const recurrent_backward_at *at) {
     for (ptrdiff_t r = r0; r < at->n; r++) {
         recurrent_back_row *row = at->rows + r;
         row->dy = run->dhidden + r * c->H;
-        row->dh = run->zeros;
+        row->dh = run->masks.zeros;
         row->drop = row->zone_h = NULL;
         row->direct = row->dstate = NULL;
     }

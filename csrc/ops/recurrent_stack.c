@@ -21,22 +21,23 @@ typedef struct {
 static ptrdiff_t stack_piece(const stack_args *a, int threads) {
     enum { worth = 10 };                                    /* a piece takes so many barriers' time */
     ptrdiff_t steps = a->steps, most = steps;
-    double apart = 0, alone = 0, share[64] = {0};
+    double apart = 0, alone = 0, slowest = 0;
     int workers = threads < a->L ? threads : a->L, forced = fsq_threads_for(0, threads) > 1;
-    if (workers > 64) workers = 64;
     if (steps < 2 || a->L < 2 || threads < 2) return 0;
-    for (int l = 0; l < a->L; l++) {
-        const recurrent_forward_run *f = &a->layers[l].run;
-        recurrent_split split;
-        ptrdiff_t chunk = recurrent_input_chunk(f->call, RECURRENT_ALONE, 1);
-        double rows = (double)f->order.rows, one = recurrent_cost(f->call, rows, (double)steps, 1, 1, &split);
-        apart += recurrent_cost(f->call, rows, (double)steps, 1, threads, &split);
-        alone += one;
-        share[l % workers] += one / (double)steps;
-        if (chunk && chunk < most) most = chunk;
+    for (int w = 0; w < workers; w++) {
+        double own = 0;                                     /* of the layers that this worker would have, per step */
+        for (int l = w; l < a->L; l += workers) {
+            const recurrent_forward_run *f = &a->layers[l].run;
+            recurrent_split split;
+            ptrdiff_t chunk = recurrent_input_chunk(f->call, RECURRENT_ALONE, 1);
+            double rows = (double)f->order.rows, one = recurrent_cost(f->call, rows, (double)steps, 1, 1, &split);
+            apart += recurrent_cost(f->call, rows, (double)steps, 1, threads, &split);
+            alone += one;
+            own += one / (double)steps;
+            if (chunk && chunk < most) most = chunk;
+        }
+        slowest = recurrent_larger(slowest, own);
     }
-    double slowest = 0;
-    for (int w = 0; w < workers; w++) slowest = recurrent_larger(slowest, share[w]);
     ptrdiff_t piece = (ptrdiff_t)(worth * recurrent_barrier_ns / (slowest + 1)) + 1;
     piece = piece < most ? piece : most;
     double pieces = (double)((steps + piece - 1) / piece), wave = (pieces + a->L - 1) * ((double)piece * slowest + recurrent_barrier_ns);

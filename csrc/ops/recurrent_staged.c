@@ -65,7 +65,7 @@ static void staged_input(const recurrent_forward_at *at, ptrdiff_t sums_row, con
         for (ptrdiff_t r = 0; f->x && r < rows; r++) memcpy(gathered + r * I, x_rows[done + r], (size_t)I * sizeof(real));
         for (ptrdiff_t g = 0; g < G; g++) {
             real *sums = f->sums + (sums_row + done) * N + g * H;
-            const real *starts = c->layer_norm || (c->cell == FSQ_MUT1 && g == 2) ? f->zeros : packed + g * H;
+            const real *starts = c->layer_norm || (c->cell == FSQ_MUT1 && g == 2) ? f->masks.zeros : packed + g * H;
             for (ptrdiff_t r = 0; r < rows; r++) memcpy(sums + r * N + u0, starts + u0, (size_t)(u1 - u0) * sizeof(real));
             panel_product(sums, N, f->x ? gathered : x, I, rows, I, packed + l.w_ih + g * l.ih_gate + u0 * I, I, u0, u1, 1, 0);
         }
