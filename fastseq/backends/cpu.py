@@ -14,6 +14,7 @@ import numpy as np
 
 from fastseq import _core
 from fastseq.backends.recurrent import Noise, Weights
+from fastseq.backends.reference_attention import attention_backward, attention_forward  # noqa: F401 (its kernels come next)
 
 Array = np.ndarray
 

@@ -3,7 +3,7 @@
 It computes in the dtype that it is given; the tests differentiate it numerically in float64 and compare every kernel with it.
 Its functions have the signatures of `cpu.py`: arrays are validated, inputs are never changed, results are new arrays.
 x_t, h_t, c_t are rows of a batch here, so W x is written x W^T. In each backward function the forward line that is
-differentiated stands above the lines that do it. The recurrent cells are in `reference_recurrent.py`.
+differentiated stands above the lines that do it. The recurrent cells are in `reference_recurrent.py`, attention is in `reference_attention.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy as np
 
 from fastseq.backends import reference_recurrent
 from fastseq.backends.recurrent import Noise, Weights, gates_of
+from fastseq.backends.reference_attention import attention_backward, attention_forward
+from fastseq.backends.reference_philox import philox as _philox
 
 Array = np.ndarray
 
@@ -158,18 +160,6 @@ def ids_find_outside(ids: Array, limit: int) -> int:
 
 
 # ---------------------------------------------------------------- dropout
-
-
-def _philox(key: int, counter: Array) -> Array:
-    """Philox4x32-10 (Salmon et al. 2011): counter (n, 4) of 32-bit words in uint64 -> (n, 4) random words, likewise."""
-    low = np.uint64(0xFFFFFFFF)
-    k0, k1 = np.uint64(key & 0xFFFFFFFF), np.uint64(key >> 32)
-    c0, c1, c2, c3 = counter.T.astype(np.uint64)
-    for _ in range(10):
-        p0, p1 = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
-        c0, c1, c2, c3 = (p1 >> np.uint64(32)) ^ c1 ^ k0, p1 & low, (p0 >> np.uint64(32)) ^ c3 ^ k1, p0 & low
-        k0, k1 = (k0 + np.uint64(0x9E3779B9)) & low, (k1 + np.uint64(0xBB67AE85)) & low
-    return np.stack([c0, c1, c2, c3], axis=1)
 
 
 def dropout(x: Array, *, p: float, seed: int, layer: int, call: int) -> Array:

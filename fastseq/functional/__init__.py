@@ -5,6 +5,12 @@ the forward one. Nothing here converts a dtype: float32 with float64 raises, and
 """
 
 from fastseq.functional.arithmetic import add, div, mul, neg, pow, sub
+from fastseq.functional.attention import (
+    scaled_dot_product_attention,
+    scaled_dot_product_attention_backward,
+    scaled_dot_product_attention_forward,
+    self_attention,
+)
 from fastseq.functional.cross_entropy import cross_entropy
 from fastseq.functional.dropout import dropout
 from fastseq.functional.embedding import embedding
@@ -55,6 +61,10 @@ __all__ = [
     "rnn",
     "rnn_backward",
     "rnn_forward",
+    "scaled_dot_product_attention",
+    "scaled_dot_product_attention_backward",
+    "scaled_dot_product_attention_forward",
+    "self_attention",
     "sigmoid",
     "softmax",
     "stack",
