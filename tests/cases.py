@@ -111,9 +111,11 @@ def reference_results(case: Case, inputs: Mapping[str, np.ndarray], upstream: np
 
 
 def _pointwise() -> Iterator[Case]:
-    for op in ("exp", "log", "tanh", "sigmoid", "relu"):
+    for op in ("exp", "log", "tanh", "sigmoid", "relu", "erf", "gelu"):
         for shape in [(), (0,), (2, 0, 3), *((n,) for n in WIDTHS), (3, 5, 7)]:
             yield Case(op, {"x": shape}, positive=op == "log", flops=prod(shape))
+    for shape in [(), (0,), *((n,) for n in WIDTHS)]:
+        yield Case("gelu", {"x": shape}, {"approximate": "tanh"}, flops=prod(shape))
 
 
 def _softmax() -> Iterator[Case]:
@@ -140,6 +142,46 @@ def _cross_entropy() -> Iterator[Case]:
     yield case(0, 5, reduction="none")
 
 
+def layer_norm_case(rows: tuple[int, ...], width: int, given: str = "weight bias", **options: Any) -> Case:
+    """Layer norm; `given` names the arrays beside x."""
+    shapes = {"x": (*rows, width)} | {name: (*rows, width) if name == "residual" else (width,) for name in given.split()}
+    return Case("layer_norm", shapes, options, flops=8 * prod(rows) * width, terms=4 * width + prod(rows))
+
+
+def _layer_norm() -> Iterator[Case]:
+    for width in WIDTHS[1:]:  # of one or two numbers little is left but their signs
+        yield layer_norm_case((3,), width)
+        yield layer_norm_case((2, 3), width, "weight bias residual", eps=1e-3)
+        shapes = {"x": (3, width), "weight": (width,)}
+        yield Case("rms_norm", shapes, flops=4 * 3 * width, terms=4 * width + 3)
+    for given in ("", "weight", "bias", "residual", "weight residual", "bias residual"):
+        yield layer_norm_case((3,), 17, given)
+    yield layer_norm_case((), 5, "weight bias residual")
+    for rows, width in (((0,), 5), ((3,), 0), ((2, 0, 3), 4)):
+        yield layer_norm_case(rows, width, "weight bias residual")
+    yield layer_norm_case((67,), 9, "weight bias residual")
+    yield Case("rms_norm", {"x": (2, 3, 17)}, {"eps": 0.1}, terms=4 * 17)
+
+
+def _linear_cross_entropy() -> Iterator[Case]:
+    def case(rows: int, inputs: int, vocabulary: int, bias: bool = True, **options: Any) -> Case:
+        shapes = {"x": (rows, inputs), "weight": (vocabulary, inputs), "bias": (vocabulary,), "targets": (rows,)}
+        options |= {} if bias else {"bias": None}
+        shapes = {name: shape for name, shape in shapes.items() if bias or name != "bias"}
+        terms = 4 * (rows + inputs + vocabulary)
+        return Case("linear_cross_entropy", shapes, options, {"targets": vocabulary}, flops=2 * rows * inputs * vocabulary, terms=terms)
+
+    for width in WIDTHS:
+        yield case(3, 5, width)
+        yield case(7, width, 9, label_smoothing=0.1, ignore_index=-100, reduction="sum")
+        yield case(width, 3, 6, bias=False)
+    yield case(7, 9, 17, reduction="none", ignore_index=2, label_smoothing=0.3)
+    yield case(0, 5, 4, reduction="sum")
+    yield case(0, 5, 4, reduction="none", bias=False)
+    yield case(3, 0, 5)
+    yield case(203, 9, 17)
+
+
 def _embedding() -> Iterator[Case]:
     def case(ids: tuple[int, ...], rows: int, width: int, **options: Any) -> Case:
         return Case("embedding", {"ids": ids, "weight": (rows, width)}, options, {"ids": rows}, terms=max(prod(ids), 1))
@@ -155,9 +197,9 @@ def _embedding() -> Iterator[Case]:
 
 
 def _linear() -> Iterator[Case]:
-    def case(rows: tuple[int, ...], inputs: int, outputs: int, bias: bool = True) -> Case:
+    def case(rows: tuple[int, ...], inputs: int, outputs: int, bias: bool = True, **options: Any) -> Case:
         shapes = {"x": (*rows, inputs), "weight": (outputs, inputs)} | ({"bias": (outputs,)} if bias else {})
-        return Case("linear", shapes, flops=2 * prod(rows) * inputs * outputs, terms=max(inputs, outputs, prod(rows)))
+        return Case("linear", shapes, options, flops=2 * prod(rows) * inputs * outputs, terms=max(inputs, outputs, prod(rows)))
 
     for width in WIDTHS:
         yield case((3,), 5, width)
@@ -170,6 +212,10 @@ def _linear() -> Iterator[Case]:
     yield case((3,), 0, 5)
     yield case((3,), 4, 0)
     yield case((13,), 70, 37)
+    for function in ("tanh", "sigmoid", "relu", "gelu"):
+        for rows, inputs, outputs in (((1,), 5, 17), ((3,), 5, 9), ((2, 3), 4, 5), ((13,), 70, 37), ((3,), 0, 5), ((0,), 4, 5)):
+            yield case(rows, inputs, outputs, function=function)
+        yield case((3,), 5, 33, bias=False, function=function)
 
 
 def _matmul() -> Iterator[Case]:
@@ -279,5 +325,6 @@ def _lstm() -> Iterator[Case]:
 
 
 CASES: tuple[Case, ...] = (
-    *_pointwise(), *_softmax(), *_cross_entropy(), *_embedding(), *_linear(), *_matmul(), *_dropout(), *_attention(), *_lstm()
+    *_pointwise(), *_softmax(), *_cross_entropy(), *_linear_cross_entropy(), *_layer_norm(), *_embedding(), *_linear(), *_matmul(), *_dropout(),
+    *_attention(), *_lstm(),
 )  # fmt: skip
