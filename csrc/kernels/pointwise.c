@@ -12,7 +12,7 @@ FSQ_INLINE vreal pointwise_clamped(vreal x) { return vmin(vset1(pointwise_gelu_m
 
 /* sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)), which stands for Phi(x). */
 FSQ_INLINE vreal pointwise_tanh_phi(vreal x) {
-    return vsigmoid(vmul(x, vfma(vmul(x, x), vset1((real)0.0713548162726009), vset1((real)1.59576912160573071))));
+    return vsigmoid(vmul(x, vfma(vmul(x, x), vset1((real)0.0713548162726002488), vset1((real)1.59576912160573071))));
 }
 
 /* The lower limit keeps -infinity from 0 times infinity. */
@@ -54,7 +54,7 @@ FSQ_INLINE vreal pointwise_d_gelu(vreal s, vreal dy) {
 /* p + x p (1 - p) d(2 sqrt(2 / pi) (x + 0.044715 x^3))/dx */
 FSQ_INLINE vreal pointwise_d_gelu_tanh(vreal s, vreal dy) {
     vreal x = pointwise_clamped(s), p = pointwise_tanh_phi(x);
-    vreal slope = vfma(vmul(x, x), vset1((real)0.214064448817802699), vset1((real)1.59576912160573071));
+    vreal slope = vfma(vmul(x, x), vset1((real)0.214064448817800746), vset1((real)1.59576912160573071));
     return vmul(dy, vfma(vmul(x, slope), vmul(p, vsub(vset1(1), p)), p));
 }
 
