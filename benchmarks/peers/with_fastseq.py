@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from benchmarks.peers.call import Call, one, outputs, stepped
-from benchmarks.problems import Arrays, CrossEntropy, Matmul, Recurrent
+from benchmarks.problems import Arrays, CrossEntropy, Gelu, LayerNorm, LinearCrossEntropy, Matmul, Recurrent
 
 
 def inference(layer: Any, x: np.ndarray, **options: Any) -> Call:
@@ -92,4 +93,58 @@ class FastSeq:
         def answer() -> Arrays:
             loss, z = run()
             return {"loss": loss.data, "dlogits": z.grad}
+        return Call(run, answer)
+
+    def linear_cross_entropy_inference(self, problem: LinearCrossEntropy) -> Call:
+        x, weight, targets = problem.data
+        return one("loss", lambda: self.fs.functional.linear_cross_entropy(x, weight, None, targets))
+
+    def linear_cross_entropy_training(self, problem: LinearCrossEntropy) -> Call:
+        *arrays, targets = problem.data
+
+        def run() -> Any:
+            x, weight = (self.fs.Tensor(a, requires_grad=True) for a in arrays)
+            loss = self.fs.functional.linear_cross_entropy(x, weight, None, targets)
+            loss.backward()
+            return loss, x, weight
+
+        def answer() -> Arrays:
+            loss, x, weight = run()
+            return {"loss": loss.data, "dx": x.grad, "dweight": weight.grad}
+        return Call(run, answer)
+
+    def layer_norm_inference(self, problem: LayerNorm) -> Call:
+        arrays = {name: problem.data[name] for name in problem.inputs}
+        run = partial(self.fs.functional.layer_norm, **arrays)
+        return Call(run, lambda: dict(zip(("y", "s"), run(), strict=True)) if problem.residual else {"y": run()})
+
+    def layer_norm_training(self, problem: LayerNorm) -> Call:
+        def run() -> Any:
+            tensors = {name: self.fs.Tensor(problem.data[name], requires_grad=True) for name in problem.inputs}
+            outputs = self.fs.functional.layer_norm(**tensors)
+            outputs = outputs if problem.residual else (outputs,)
+            outputs[0].backward(problem.data["dy"])
+            return outputs, tensors
+
+        def answer() -> Arrays:
+            outputs, tensors = run()
+            return dict(zip("ys", (y.data for y in outputs), strict=False)) | {f"d{name}": t.grad for name, t in tensors.items()}
+        return Call(run, answer)
+
+    def gelu_inference(self, problem: Gelu) -> Call:
+        x, _ = problem.data
+        return one("y", lambda: self.fs.functional.gelu(x))
+
+    def gelu_training(self, problem: Gelu) -> Call:
+        x, dy = problem.data
+
+        def run() -> Any:
+            t = self.fs.Tensor(x, requires_grad=True)
+            y = self.fs.functional.gelu(t)
+            y.backward(dy)
+            return y, t
+
+        def answer() -> Arrays:
+            y, t = run()
+            return {"y": y.data, "dx": t.grad}
         return Call(run, answer)
