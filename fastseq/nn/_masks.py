@@ -24,21 +24,22 @@ _ALL = Visible()
 _CAUSAL = Visible(is_causal=True)
 
 
-def without_causal(attn_mask: Any, is_causal: bool) -> tuple[Any, bool]:
-    """The mask and the flag; a mask that says no more than the flag is dropped, for a flag lets the kernels skip what is hidden."""
-    if attn_mask is not None and _is_causal(attn_mask.data if isinstance(attn_mask, Tensor) else attn_mask):
-        if not (isinstance(attn_mask, Tensor) and attn_mask.requires_grad):
-            return None, True
-    return attn_mask, bool(is_causal)
-
-
-def _is_causal(mask: Any) -> bool:
-    """Whether the mask blocks the keys after the query and does nothing else."""
-    if not isinstance(mask, np.ndarray) or mask.ndim != 2 or mask.shape[0] != mask.shape[1] or len(mask) < 2:
+def _is_causal(mask: Any, shape: tuple[int, int]) -> bool:
+    """Whether the mask, of this shape, blocks the keys after the query and does nothing else: a flag then says it, and lets
+    the kernels skip what is hidden. A mask that wants a gradient stays one.
+    """
+    if isinstance(mask, Tensor):
+        if mask.requires_grad:
+            return False
+        mask = mask.data
+    if not isinstance(mask, np.ndarray) or mask.shape != shape or shape[0] != shape[1] or shape[0] < 2:
         return False
+    T = shape[0]
     if mask.dtype == bool:
-        return bool(mask[0, 1]) and np.array_equal(mask, causal_mask(len(mask)))
-    return bool(mask[0, 1] == -np.inf) and np.array_equal(mask, np.where(causal_mask(len(mask)), -np.inf, 0.0))
+        return bool(mask[0, 1]) and np.array_equal(mask, causal_mask(T))
+    # As many numbers that are not 0 as there are blocked keys, and each of these is -inf: the others are 0.
+    hidden = mask[0, 1] == -np.inf and np.count_nonzero(mask) == T * (T - 1) // 2
+    return bool(hidden) and np.array_equal(mask == -np.inf, causal_mask(T))
 
 
 def visible(
@@ -51,9 +52,10 @@ def visible(
     if attn_mask is None and key_padding_mask is None and not (added and is_causal):
         return _CAUSAL if is_causal else _ALL
     B, _heads, Tq, Tk = sizes
-    attn_mask, is_causal = without_causal(attn_mask, is_causal)
     masks = []
-    if attn_mask is not None:
+    if attn_mask is not None and _is_causal(attn_mask, (Tq, Tk)):
+        is_causal = True
+    elif attn_mask is not None:
         masks.append(_attention_mask(attn_mask, sizes, dtype))
     lengths = None
     if key_padding_mask is not None:
@@ -69,7 +71,7 @@ def visible(
             masks.append(~np.tri(Tq, Tk, dtype=bool))
             is_causal = False
         masks = [_followed(mask, added) for mask in masks]
-    return Visible(merged(masks, dtype), lengths, is_causal)
+    return Visible(merged(masks, dtype), lengths, bool(is_causal))
 
 
 def merged(masks: list[Any], dtype: np.dtype) -> Any:

@@ -208,13 +208,13 @@ class MultiheadAttention(Module):
     def _door(self, x: Any, name: str, width: int, query: Any = None) -> Any:
         """An input of the layer's dtype whose shape fits, and fits the query."""
         x = real_input(x, self.dtype, name)
-        shape = x.shape
+        shape, axis = x.shape, self._batch_axis
         if len(shape) not in (2, 3) or shape[-1] != width or (query is not None and len(shape) != query.ndim):
-            layout = "(B, T, {0})" if self.batch_first else "(T, B, {0})"
-            wanted = layout if query is None or query.ndim == 3 else "(T, {0})"
-            raise ValueError(f"{name}: expected shape {wanted.format(width)}{f' or (T, {width})' * (query is None)}, got {shape}")
-        if query is not None and len(shape) == 3 and shape[self._batch_axis] != query.shape[self._batch_axis]:
-            raise ValueError(f"{name}: expected {query.shape[self._batch_axis]} rows, as query has, got {shape[self._batch_axis]}")
+            wanted = [f"(B, T, {width})" if self.batch_first else f"(T, B, {width})", f"(T, {width})"]
+            wanted = wanted if query is None else [wanted[3 - query.ndim]]
+            raise ValueError(f"{name}: expected shape {' or '.join(wanted)}, got {shape}")
+        if query is not None and len(shape) == 3 and shape[axis] != query.shape[axis]:
+            raise ValueError(f"{name}: expected {query.shape[axis]} rows, as query has, got {shape[axis]}")
         return x
 
     @property

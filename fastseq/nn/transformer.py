@@ -9,7 +9,6 @@ import numpy as np
 
 from fastseq.nn import init
 from fastseq.nn._inputs import checked_size
-from fastseq.nn._masks import without_causal
 from fastseq.nn.cache import KeyValueCache
 from fastseq.nn.containers import ModuleList
 from fastseq.nn.masks import causal_mask
@@ -117,7 +116,7 @@ class TransformerEncoder(_Stack):
         ValueError, TypeError
             Shapes, dtypes or masks that do not fit.
         """
-        mask, causal = without_causal(mask, bool(is_causal))
+        causal = bool(is_causal)
         more = {} if cache is None else {"cache": cache}
         for layer in self.layers:
             src = layer(src, src_mask=mask, src_key_padding_mask=src_key_padding_mask, is_causal=causal, **more)
@@ -174,7 +173,7 @@ class TransformerDecoder(_Stack):
 
         A causal `tgt_mask` is recognised and costs nothing.
         """
-        tgt_mask, causal = without_causal(tgt_mask, bool(tgt_is_causal))
+        causal = bool(tgt_is_causal)
         more = {} if cache is None else {"cache": cache}
         for layer in self.layers:
             tgt = layer(
