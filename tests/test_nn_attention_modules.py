@@ -8,6 +8,7 @@ import pytest
 
 import fastseq as fs
 from fastseq import nn
+from tests.tolerance import assert_same_bits
 
 
 def filled(module, rng):
@@ -162,6 +163,38 @@ def test_a_tensor_among_the_inputs_records(rng):
         (y * y).sum().backward()
         assert all(p.grad is not None for p in layer.parameters())
     assert bias.shape == given[2].grad.shape
+
+
+# ---------------------------------------------------------------- bits
+
+
+@pytest.mark.parametrize("options", [{}, {"norm_first": True, "activation": "gelu", "rotary": nn.RotaryEmbedding(4)}], ids=["plain", "rotary"])
+def test_the_same_bits_for_any_number_of_threads_and_for_a_row_alone(options, rng):
+    layer = nn.TransformerDecoderLayer(16, 4, 40, 0.2, batch_first=True, rng=0, **options)
+    x, memory, dy = (normal(rng, 5, n, 16, dtype=np.float32) for n in (19, 23, 19))
+    lengths = np.array([19, 3, 0, 7, 18])
+    masks = {"tgt_is_causal": True, "tgt_key_padding_mask": nn.padding_mask(lengths), "memory_key_padding_mask": nn.padding_mask(lengths, 23)}
+
+    def results():
+        for module in layer.modules():
+            module.__dict__.update({"_calls": 0} if hasattr(module, "_calls") else {})
+        layer.zero_grad()
+        inputs = [fs.Tensor(a, requires_grad=True) for a in (x, memory)]
+        y = layer(*inputs, **masks)
+        y.backward(dy)
+        return [y.data, *(a.grad for a in inputs), *(p.grad for p in layer.parameters())]
+
+    want = results()
+    for threads in (1, 2, 3, 7):
+        with fs.threads(threads), fs.runtime.force_threads():
+            for got, first in zip(results(), want, strict=True):
+                assert_same_bits(got, first)
+    layer.eval()
+    together = layer(x, memory, **masks)
+    for row, n in enumerate(lengths):
+        if n:
+            alone = layer(x[row : row + 1, :n], memory[row : row + 1, :n], tgt_is_causal=True)
+            assert_same_bits(together[row, :n], alone[0])
 
 
 # ---------------------------------------------------------------- dropout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -165,7 +166,8 @@ def split(x: ArrayOrTensor, sizes: Sequence[int], axis: int = 0) -> tuple[ArrayO
     sizes = [_check.integer(f"sizes[{k}]", n, 0, whole + 1) for k, n in enumerate(sizes)]
     if sum(sizes) != whole:
         raise ValueError(f"sizes: expected sizes that add up to {whole}, got {sizes}")
-    parts = np.split(values, np.cumsum(sizes)[:-1], axis=axis)
+    before, ends = (slice(None),) * axis, list(itertools.accumulate(sizes))
+    parts = [values[(*before, slice(end - n, end))] for n, end in zip(sizes, ends, strict=True)]
     if not isinstance(x, Tensor):
         return tuple(parts)
     if not is_recording(x):
