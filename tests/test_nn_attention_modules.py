@@ -163,6 +163,12 @@ def test_a_tensor_among_the_inputs_records(rng):
         (y * y).sum().backward()
         assert all(p.grad is not None for p in layer.parameters())
     assert bias.shape == given[2].grad.shape
+    numbers = fs.Tensor(np.zeros((2, 5), np.float32), requires_grad=True)
+    layer.zero_grad()
+    y, weights = layer(x, memory, key_padding_mask=numbers)
+    ((y * y).sum() + (weights * weights).sum()).backward()
+    assert numbers.grad.any()
+    assert all(p.grad is not None for p in layer.parameters())
 
 
 # ---------------------------------------------------------------- bits

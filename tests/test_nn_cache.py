@@ -222,3 +222,25 @@ def test_what_a_cache_refuses(call, error, message, rng):
     model(x, cache=cache)
     with pytest.raises(error, match=message):
         call(model, cache, x)
+    assert cache.lengths.tolist() == [3, 3]
+
+
+def test_a_call_that_fails_leaves_the_cache_as_it_was(rng):
+    """Wrong masks of the memory are found after the layer's self-attention has taken the position."""
+    model, x, memory = decoder(rng), normal(rng, 2, 4, E), normal(rng, 2, 5, E)
+    wrong = np.zeros((2, 3), bool)
+    cache = nn.KeyValueCache()
+    for t in range(4):
+        with pytest.raises(ValueError, match="key_padding_mask: expected shape"):
+            model(x[:, t : t + 1], memory, memory_key_padding_mask=wrong, cache=cache)
+        y = model(x[:, t : t + 1], memory, cache=cache)
+        cache.reset([1]) if t == 1 else None
+    assert cache.lengths.tolist() == [4, 2]
+    assert_near(y[0], model(x[0], memory[0], tgt_is_causal=True)[-1:])
+    assert_near(y[1], model(x[1, 2:], memory[1], tgt_is_causal=True)[-1:])
+    second, good = model.layers[1], model.layers[1].linear2.forward
+    second.linear2.forward = lambda x: 1 / 0  # between two layers
+    with pytest.raises(ZeroDivisionError):
+        model(x[:, :1], memory, cache=cache)
+    second.linear2.forward = good
+    assert {tuple(part.lengths) for part in cache._own.values()} == {(4, 2)}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from fastseq.functional import _check
 from fastseq.nn._inputs import checked_size
+from fastseq.nn.module import Module
 
 
 class KeyValueCache:
@@ -109,6 +112,22 @@ class KeyValueCache:
         for part in parts:
             part.reorder(indices)
 
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Whatever is raised inside, wrong input or an interrupt between two layers, leaves the cache as it was."""
+        lengths = {owner: part.lengths for owner, part in self._own.items()}
+        stale = {owner: part.stale.copy() for owner, part in self._memory.items()}
+        try:
+            yield
+        except BaseException:
+            self._own = {owner: self._own[owner] for owner in lengths}
+            self._memory = {owner: self._memory[owner] for owner in stale}
+            for owner, n in lengths.items():
+                self._own[owner].lengths = n
+            for owner, rows in stale.items():
+                self._memory[owner].stale = rows
+            raise
+
     def _parts(self) -> list[OwnKeys | MemoryKeys]:
         return [*self._own.values(), *self._memory.values()]
 
@@ -138,6 +157,20 @@ class KeyValueCache:
     def __repr__(self) -> str:
         most = "" if self.max_length is None else f"max_length={self.max_length}, "
         return f"KeyValueCache({most}lengths={self.lengths.tolist()})"
+
+
+class CachingModule(Module):
+    """A module that takes `cache=`; a call that fails leaves the cache as it was."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """`forward` on the same arguments."""
+        cache = kwargs.get("cache")
+        if cache is None:
+            return self.forward(*args, **kwargs)
+        if not isinstance(cache, KeyValueCache):
+            raise TypeError(f"cache: expected a KeyValueCache, got {type(cache).__name__}")
+        with cache.whole():
+            return self.forward(*args, **kwargs)
 
 
 class OwnKeys:

@@ -12,14 +12,14 @@ from fastseq.functional import _check
 from fastseq.nn import init
 from fastseq.nn._inputs import checked_dtype, checked_size, real_input
 from fastseq.nn._masks import row_lengths, visible
-from fastseq.nn.cache import KeyValueCache, MemoryKeys
+from fastseq.nn.cache import CachingModule, KeyValueCache, MemoryKeys
 from fastseq.nn.linear import Linear
-from fastseq.nn.module import Module, Parameter
+from fastseq.nn.module import Parameter
 from fastseq.nn.positions import RotaryEmbedding
 from fastseq.runtime import generator, next_seed
 
 
-class MultiheadAttention(Module):
+class MultiheadAttention(CachingModule):
     """Attention of several heads between learned projections of queries, keys and values.
 
     A PyTorch state dict loads as it is. As there, True in a boolean mask means blocked, and numbers are added to the scores.
@@ -176,7 +176,7 @@ class MultiheadAttention(Module):
         own = (key is None or key is query) and (value is None or value is query)
         joint = value is None or value is key
         query = self._door(query, "query", self.embed_dim)
-        if isinstance(attn_mask, Tensor) and not isinstance(query, Tensor):
+        if not isinstance(query, Tensor) and (isinstance(attn_mask, Tensor) or isinstance(key_padding_mask, Tensor)):
             query = Tensor(query)
         if own:
             key = value = query
@@ -317,7 +317,10 @@ class MultiheadAttention(Module):
         """What `_attended` returns, from keys and values of which the cache has some."""
         inputs = (query, key, value)
         wrapped = any(isinstance(x, Tensor) for x in inputs)
-        self._check_cache(cache, wrapped and is_recording(*inputs, *self.parameters()))
+        if self.bias_k is not None or self.add_zero_attn:
+            raise ValueError("cache: expected None, for a layer with add_bias_kv or add_zero_attn cannot use one")
+        if wrapped and is_recording(*inputs, *self.parameters()):
+            raise ValueError("cache: expected None while recording; decode with arrays, or under fs.no_grad()")
         own = key is query and value is query
         query, key, value, padding = (x.data if isinstance(x, Tensor) else x for x in (query, key, value, padding))
         part: Any
@@ -339,14 +342,6 @@ class MultiheadAttention(Module):
         y, weights = found if need_weights else (found, None)
         y = self._joined(y)
         return (Tensor(y), None if weights is None else Tensor(weights)) if wrapped else (y, weights)
-
-    def _check_cache(self, cache: Any, recording: bool) -> None:
-        if not isinstance(cache, KeyValueCache):
-            raise TypeError(f"cache: expected a KeyValueCache, got {type(cache).__name__}")
-        if self.bias_k is not None or self.add_zero_attn:
-            raise ValueError("cache: expected None, for a layer with add_bias_kv or add_zero_attn cannot use one")
-        if recording:
-            raise ValueError("cache: expected None while recording; decode with arrays, or under fs.no_grad()")
 
     def _counts(self, padding: Any, shape: tuple[int, ...]) -> np.ndarray | None:
         """How many of the new positions each row has; None where it has all."""

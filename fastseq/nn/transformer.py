@@ -9,7 +9,7 @@ import numpy as np
 
 from fastseq.nn import init
 from fastseq.nn._inputs import checked_size
-from fastseq.nn.cache import KeyValueCache
+from fastseq.nn.cache import CachingModule, KeyValueCache
 from fastseq.nn.containers import ModuleList
 from fastseq.nn.masks import causal_mask
 from fastseq.nn.module import Module
@@ -18,7 +18,7 @@ from fastseq.nn.transformer_layers import TransformerDecoderLayer, TransformerEn
 from fastseq.runtime import generator, next_seed
 
 
-class _Stack(Module):
+class _Stack(CachingModule):
     """Copies of one layer, called in turn, and a norm."""
 
     def __init__(self, layer: Module, name: str, num_layers: int, norm: Module | None) -> None:

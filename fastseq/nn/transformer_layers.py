@@ -9,7 +9,7 @@ import numpy as np
 from fastseq import functional
 from fastseq.autograd import Tensor
 from fastseq.nn._inputs import checked_dtype, checked_size, real_input
-from fastseq.nn.cache import KeyValueCache
+from fastseq.nn.cache import CachingModule, KeyValueCache
 from fastseq.nn.dropout import Dropout
 from fastseq.nn.linear import Linear
 from fastseq.nn.module import Module
@@ -21,7 +21,7 @@ from fastseq.runtime import generator
 _ACTIVATIONS = ("relu", "gelu")
 
 
-class _Layer(Module):
+class _Layer(CachingModule):
     """What both layers have: attention to themselves, a feed-forward part, and `_norms` norms with a dropout each."""
 
     _norms: int
