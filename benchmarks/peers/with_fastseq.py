@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.peers.call import Call, one, outputs, stepped
 from benchmarks.problems import Arrays, CrossEntropy, Gelu, LayerNorm, LinearCrossEntropy, Matmul, Recurrent
+from benchmarks.problems_transformer import EncoderLayer
 
 
 def inference(layer: Any, x: np.ndarray, **options: Any) -> Call:
@@ -22,13 +23,14 @@ def inference(layer: Any, x: np.ndarray, **options: Any) -> Call:
 
 
 def training(layer: Any, x: np.ndarray, dy: np.ndarray, **options: Any) -> Call:
-    """A recurrent layer forwards, and back to the gradients of x and all parameters."""
+    """A layer forwards, and back to the gradients of x and all parameters; a recurrent one gives y and more."""
     from fastseq import Tensor
 
     def run() -> Any:
         layer.zero_grad()
         xt = Tensor(x, requires_grad=True)
-        y, *_ = layer(xt, **options)
+        y = layer(xt, **options)
+        y = y[0] if isinstance(y, tuple) else y
         y.backward(dy)
         return xt, y
 
@@ -57,6 +59,19 @@ class FastSeq:
         a, b = problem.data
         packed = self.fs.functional.pack(b)
         return one("c", lambda: self.fs.functional.matmul(a, packed))
+
+    def _encoder_layer(self, problem: EncoderLayer) -> Any:
+        layer = self.fs.nn.TransformerEncoderLayer(problem.E, problem.heads, problem.F, 0.0, batch_first=True)
+        layer.load_state_dict(problem.weights)
+        return layer
+
+    def encoder_layer_inference(self, problem: EncoderLayer) -> Call:
+        layer, x = self._encoder_layer(problem).eval(), problem.data[0]
+        return one("y", lambda: layer(x))
+
+    def encoder_layer_training(self, problem: EncoderLayer) -> Call:
+        layer, (x, dy) = self._encoder_layer(problem), problem.data
+        return training(layer, x, dy)
 
     def _layer(self, problem: Recurrent) -> Any:
         kind = getattr(self.fs.nn, problem.cell)

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.peers import numpy_transformer
 from benchmarks.peers.call import Call, one, outputs, stepped
 from benchmarks.problems import Arrays, CrossEntropy, LayerNorm, LinearCrossEntropy, Matmul, Recurrent
+from benchmarks.problems_transformer import EncoderLayer
 
 # Each cell's step: from the input's part p and the state's part q of its sums to h, c and what the way back needs; then back, from dh and dc to
 # dp, dq, and what reaches h and c of the step before past the product. Cells without c hand it through.
@@ -120,6 +122,18 @@ class NumPy:
         return one("c", lambda: a @ b)
 
     matmul_packed = matmul
+
+    def encoder_layer_inference(self, problem: EncoderLayer) -> Call:
+        layer, (x, _) = numpy_transformer.Layer(problem), problem.data
+        return one("y", lambda: layer.forward(x.reshape(-1, problem.E))[0].reshape(x.shape))
+
+    def encoder_layer_training(self, problem: EncoderLayer) -> Call:
+        layer, (x, dy) = numpy_transformer.Layer(problem), problem.data
+
+        def run() -> Arrays:
+            found = layer.both(x.reshape(-1, problem.E), dy.reshape(-1, problem.E))
+            return found | {name: found[name].reshape(x.shape) for name in ("y", "dx")}
+        return Call(run, run)
 
     def recurrent_inference(self, problem: Recurrent) -> Call:
         layer = _Layer(problem)

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.peers.call import Call, one, outputs, stepped
 from benchmarks.problems import Arrays, CrossEntropy, Gelu, LayerNorm, LinearCrossEntropy, Matmul, Recurrent
+from benchmarks.problems_transformer import EncoderLayer
 
 
 class PyTorch:
@@ -33,6 +34,18 @@ class PyTorch:
 
     matmul_packed = matmul
 
+    def _encoder_layer(self, problem: EncoderLayer) -> Any:
+        layer = self.torch.nn.TransformerEncoderLayer(problem.E, problem.heads, problem.F, 0.0, batch_first=True)
+        layer.load_state_dict({name: self.torch.from_numpy(w) for name, w in problem.weights.items()})
+        return layer
+
+    def encoder_layer_inference(self, problem: EncoderLayer) -> Call:
+        return one("y", self._inference(self._encoder_layer(problem).eval(), self.torch.from_numpy(problem.data[0])))
+
+    def encoder_layer_training(self, problem: EncoderLayer) -> Call:
+        layer = self._encoder_layer(problem)
+        return self._training(layer, layer, *problem.data)
+
     def _layer(self, problem: Recurrent) -> Callable[..., Any]:
         """The layer as a call, and itself. Rows of different lengths stay padded and are masked: `pack_padded_sequence` is slower."""
         torch = self.torch
@@ -54,13 +67,18 @@ class PyTorch:
         return Call(run, lambda: outputs(*run()))
 
     def recurrent_training(self, problem: Recurrent) -> Call:
-        (forward, layer), dy = self._layer(problem), self.torch.from_numpy(problem.dy)
-        x = self.torch.from_numpy(problem.x).requires_grad_()
+        forward, layer = self._layer(problem)
+        return self._training(lambda x: forward(x)[0], layer, problem.x, problem.dy)
+
+    def _training(self, forward: Callable[..., Any], layer: Any, *arrays: Any) -> Call:
+        """A layer forwards from x to y, and back from dy to the gradients of x and all parameters."""
+        x, dy = map(self.torch.from_numpy, arrays)
+        x.requires_grad_()
 
         def run() -> Any:
             layer.zero_grad()
             x.grad = None
-            y, _ = forward(x)
+            y = forward(x)
             y.backward(dy)
             return y
 
