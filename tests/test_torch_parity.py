@@ -26,11 +26,22 @@ def torch_lstm(x, w_ih, w_hh, b_ih=None, b_hh=None, *, h_0=None, c_0=None):
     return y, h[0], c[0]
 
 
+def torch_additive(q, k, v, u, *, key_lengths=None, return_weights=False):
+    """The composition that one writes in PyTorch, with zeros for the rows that have no key."""
+    scores = torch.tanh(q[:, :, None] + k[:, None]) @ u
+    if key_lengths is not None:
+        scores = scores.masked_fill(torch.arange(k.shape[1]) >= torch.tensor(key_lengths)[:, None, None], -torch.inf)
+    weights = torch.softmax(scores, -1).nan_to_num(0.0)
+    return (weights @ v, weights) if return_weights else weights @ v
+
+
 def torch_function(case):
     """What computes the same in PyTorch, from the same arguments."""
     options = dict(case.options)
     if case.op == "lstm":
         return torch_lstm
+    if case.op == "additive_attention":
+        return lambda *arguments: torch_additive(*arguments, **options)
     if case.op in ("softmax", "log_softmax"):
         return lambda x: getattr(F, case.op)(x, dim=options.get("axis", -1))
     if case.op == "embedding":
@@ -57,7 +68,8 @@ def test_values_and_gradients(case, dtype, rng):
     wide = {name: torch.from_numpy(a.astype(np.float64) if a.dtype.kind == "f" else a) for name, a in inputs.items()}
     for name in case.differentiable:
         wide[name].requires_grad_()
-    outputs = torch_lstm(**wide) if case.op == "lstm" else (torch_function(case)(*wide.values()),)
+    outputs = torch_lstm(**wide) if case.op == "lstm" else torch_function(case)(*wide.values())
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     upstream = np.random.default_rng(1)
     dys = [np.asarray(upstream.standard_normal(tuple(y.shape))).astype(dtype).astype(np.float64) for y in outputs]
     loss = sum((y * torch.as_tensor(dy)).sum() for y, dy in zip(outputs, dys, strict=True))
