@@ -122,6 +122,30 @@ typedef struct {
 /* Reals per (t, b) that backward needs beside y and c. */
 ptrdiff_t fsq_recurrent_cache_width(const fsq_recurrent_call *call);
 
+/* ---------------------------------------------------------------- attention: what both float types share */
+
+/* Element (b, h, t, d) of an array (B, heads, T, D) is data[b batch + h head + t row + d], in elements of the entry point's type. */
+typedef struct {
+    void *data;                             /* const where the entry point says in */
+    ptrdiff_t batch, head, row;
+} fsq_attention_array;
+
+/* One call's sizes and options. Query i stands at position i + offset and sees the keys j with j <= i + offset (causal),
+ * |i + offset - j| < window (0: no window), j < key_lengths[b], and what the mask does not hide. */
+typedef struct {
+    ptrdiff_t B, heads, kv_heads;           /* kv_heads divides heads: head h of q reads head h / (heads / kv_heads) of k and v */
+    ptrdiff_t Tq, Tk, D, Dv;
+    double scale;
+    int causal;
+    ptrdiff_t offset, window;
+    const int64_t *key_lengths;             /* (B), each 0..Tk; NULL: Tk */
+    const void *mask;                       /* NULL: none; element (b, h, i, j) with the strides below, 0 for an axis that is broadcast */
+    int mask_is_bool;                       /* 1: bytes, 0 = hidden; 0: the entry point's type, added to the scaled score, -inf = hidden */
+    ptrdiff_t mask_batch, mask_head, mask_query, mask_key;
+    double dropout;                         /* 0 <= dropout <= 1; a weight is kept where word j % 4 of Philox, `key`, counter */
+    uint64_t key;                           /* (j / 4, i, b heads + h, 0), is at least dropout 2^32 */
+} fsq_attention_call;
+
 #define FSQ_REAL float
 #define FSQ_OP(name) name##_f32
 #include "fastseq.h"
@@ -181,6 +205,29 @@ void FSQ_OP(fsq_recurrent_backward)(const fsq_recurrent_call *call, const fsq_re
 size_t FSQ_OP(fsq_recurrent_backward_work)(const fsq_recurrent_call *call, int D, int threads);
 void FSQ_OP(fsq_recurrent_stack)(const fsq_recurrent_call *calls, const fsq_recurrent_direction *layers, int L, int threads, void *work);
 size_t FSQ_OP(fsq_recurrent_stack_work)(const fsq_recurrent_call *calls, int L, int threads);
+
+/* ---------------------------------------------------------------- attention
+ * w = softmax over j of (scale q_i . k_j + mask), hidden keys 0, a row that sees nothing all 0; y_i = sum_j w_ij m_ij v_j, m dropout's
+ * mask (0 or 1 / (1 - p)). Scores live in tiles of scratch; no (Tq, Tk) matrix is stored but where the caller gives one.
+ * What a hidden key holds, and the value of a key that none of 64 queries sees, is not read or does not count, NaN included.
+ *
+ * forward: y (B, heads, Tq, Dv) out; lse (B, heads, Tq), cache or NULL, = log(sum exp(score)), -inf where nothing is seen; weights
+ * (B, heads, Tq, Tk) = w m out or NULL; q (B, heads, Tq, D), k (B, kv_heads, Tk, D), v (B, kv_heads, Tk, Dv) in.
+ * A query's y, lse and weights depend on it and on its keys and values only. One query (Tq = 1) takes another order of additions: its keys
+ * in fixed pieces, which are merged in order.
+ *
+ * backward: dq, dk, dv out, arrays like q, k, v that do not overlap; dscores (B, heads, Tq, Tk) out or NULL, the gradient of
+ * scale q k^T + mask; y, lse, q, k, v as in forward, dy like y; weights and dweights (B, heads, Tq, Tk), both or neither: forward's
+ * weights, and the gradient that came to them. An entry of dq is one chain over the keys, of dk and dv over the heads that share them
+ * and the queries, in ascending order. */
+void FSQ_OP(fsq_attention_forward)(const fsq_attention_array *y, FSQ_REAL *lse, FSQ_REAL *weights, const fsq_attention_array *q,
+                                   const fsq_attention_array *k, const fsq_attention_array *v, const fsq_attention_call *call, int threads, void *work);
+size_t FSQ_OP(fsq_attention_forward_work)(const fsq_attention_call *call, int threads);
+void FSQ_OP(fsq_attention_backward)(const fsq_attention_array *dq, const fsq_attention_array *dk, const fsq_attention_array *dv, FSQ_REAL *dscores,
+                                    const fsq_attention_array *q, const fsq_attention_array *k, const fsq_attention_array *v,
+                                    const fsq_attention_array *y, const FSQ_REAL *lse, const fsq_attention_array *dy, const FSQ_REAL *weights,
+                                    const FSQ_REAL *dweights, const fsq_attention_call *call, int threads, void *work);
+size_t FSQ_OP(fsq_attention_backward_work)(const fsq_attention_call *call, int threads);
 
 /* ---------------------------------------------------------------- pointwise
  * y (n) = f(x (n)); y may be x. Backward: dx = dy f'(x), from `saved` = y, but for FSQ_LOG saved = x; dx may be dy. */

@@ -1019,6 +1019,127 @@ cdef inline bint is_matrix(object a, int type, npy_intp rows, npy_intp columns) 
             and PyArray_DIM(<ndarray>a, 0) == rows and PyArray_DIM(<ndarray>a, 1) == columns)
 
 
+# ---------------------------------------------------------------- attention
+
+cdef ndarray headed(ndarray a, fsq_attention_array *view):
+    """`a` (B, heads, T, D) as C takes it: rows that are contiguous, at any strides of whole elements; a copy where they are not."""
+    cdef npy_intp size = 4 if is_single(a) else 8
+    a = strided(a)
+    if PyArray_DIM(a, 3) > 1 and PyArray_STRIDE(a, 3) != size:
+        a = dense(a.copy())
+    view.data, view.batch, view.head, view.row = PyArray_DATA(a), stride(a, 0), stride(a, 1), stride(a, 2)
+    return a
+
+
+cdef ndarray empty_headed(ndarray like, npy_intp D, fsq_attention_array *view):
+    """A new array (B, heads, T, D) with as many rows as `like`, whose axes lie in memory in the same order."""
+    cdef npy_intp B = PyArray_DIM(like, 0), heads = PyArray_DIM(like, 1), T = PyArray_DIM(like, 2)
+    cdef npy_intp b = PyArray_STRIDE(like, 0), h = PyArray_STRIDE(like, 1), t = PyArray_STRIDE(like, 2)
+    cdef int type = PyArray_TYPE(like)
+    cdef ndarray a
+    if h >= t or heads <= 1 or T <= 1:
+        a = empty(type, (B, heads, T, D))
+    elif b >= t or B <= 1:
+        a = empty(type, (B, T, heads, D)).transpose(0, 2, 1, 3)
+    else:
+        a = empty(type, (T, B, heads, D)).transpose(1, 2, 0, 3)
+    view.data, view.batch, view.head, view.row = PyArray_DATA(a), stride(a, 0), stride(a, 1), stride(a, 2)
+    return a
+
+
+cdef uint64_t attention_key(options) except? 0:
+    """Philox's key for the weights' masks."""
+    cdef uint32_t[4] counter = [0, options.layer, options.call, 0x61747465]
+    cdef uint32_t out[4]
+    fsq_philox(out, options.seed, counter)
+    return out[0] | <uint64_t>out[1] << 32
+
+
+cdef ndarray attention_call(fsq_attention_call *call, ndarray q, ndarray k, ndarray v, ndarray mask, ndarray key_lengths, options):
+    """Fills `call`; returns the mask that it points into, which must outlive it. key_lengths is dense."""
+    cdef npy_intp size
+    call.B, call.heads, call.Tq, call.D = PyArray_DIM(q, 0), PyArray_DIM(q, 1), PyArray_DIM(q, 2), PyArray_DIM(q, 3)
+    call.kv_heads, call.Tk, call.Dv = PyArray_DIM(k, 1), PyArray_DIM(k, 2), PyArray_DIM(v, 3)
+    call.scale, call.causal, call.offset, call.window, call.dropout = options[:5]
+    call.key = attention_key(options) if call.dropout > 0 else 0
+    call.key_lengths = <const int64_t *>pointer(key_lengths)
+    call.mask, call.mask_is_bool = NULL, 0
+    if mask is not None:
+        call.mask_is_bool = PyArray_TYPE(mask) != PyArray_TYPE(q)
+        size = 1 if call.mask_is_bool else 4 if is_single(q) else 8
+        if not call.mask_is_bool:
+            mask = strided(mask)
+        call.mask = PyArray_DATA(mask)
+        call.mask_batch = PyArray_STRIDE(mask, 0) / size if PyArray_DIM(mask, 0) > 1 else 0
+        call.mask_head = PyArray_STRIDE(mask, 1) / size if PyArray_DIM(mask, 1) > 1 else 0
+        call.mask_query = PyArray_STRIDE(mask, 2) / size if PyArray_DIM(mask, 2) > 1 else 0
+        call.mask_key = PyArray_STRIDE(mask, 3) / size if PyArray_DIM(mask, 3) > 1 else 0
+    return mask
+
+
+def attention_forward(ndarray q not None, ndarray k not None, ndarray v not None, ndarray mask, ndarray key_lengths, options not None,
+                      bint training, bint weights):
+    """y (B, heads, Tq, Dv), lse (B, heads, Tq) in training, the weights (B, heads, Tq, Tk) where asked for."""
+    cdef fsq_attention_array qs, ks, vs, ys
+    cdef fsq_attention_call call
+    cdef int threads = fsq_threads_get()
+    cdef bint single = is_single(q)
+    cdef ndarray y, lse = None, w = None
+    cdef size_t bytes
+    cdef void *work
+    q, k, v, key_lengths = headed(q, &qs), headed(k, &ks), headed(v, &vs), dense_or_none(key_lengths)
+    mask = attention_call(&call, q, k, v, mask, key_lengths, options)
+    y = empty_headed(q, call.Dv, &ys)
+    if training:
+        lse = empty(PyArray_TYPE(q), (call.B, call.heads, call.Tq))
+    if weights:
+        w = empty(PyArray_TYPE(q), (call.B, call.heads, call.Tq, call.Tk))
+    if call.B * call.heads * call.Tq == 0:
+        return y, lse, w
+    bytes = attention_forward_work_c(single, &call, threads)
+    work = scratch_take(bytes)
+    with nogil:
+        attention_forward_c(single, &ys, pointer(lse), pointer(w), &qs, &ks, &vs, &call, threads, work)
+        scratch_give(work, bytes)
+    return y, lse, w
+
+
+def attention_backward(ndarray q not None, ndarray k not None, ndarray v not None, ndarray y not None, ndarray lse not None, ndarray dy not None,
+                       ndarray mask, ndarray key_lengths, options not None, ndarray weights, ndarray dweights, bint need_dscores, tuple out not None):
+    """dq, dk, dv, new or written to the three arrays of `out`, and dscores (B, heads, Tq, Tk) where asked for."""
+    cdef fsq_attention_array qs, ks, vs, ys, dys, dqs, dks, dvs
+    cdef fsq_attention_call call
+    cdef int threads = fsq_threads_get()
+    cdef bint single = is_single(q)
+    cdef ndarray dq, dk, dv, dscores = None
+    cdef size_t bytes
+    cdef void *work
+    q, k, v, y, dy = headed(q, &qs), headed(k, &ks), headed(v, &vs), headed(y, &ys), headed(dy, &dys)
+    lse, key_lengths, weights, dweights = dense(lse), dense_or_none(key_lengths), dense_or_none(weights), dense_or_none(dweights)
+    mask = attention_call(&call, q, k, v, mask, key_lengths, options)
+    dq = empty_headed(q, call.D, &dqs) if out[0] is None else headed_out(out[0], &dqs)
+    dk = empty_headed(k, call.D, &dks) if out[1] is None else headed_out(out[1], &dks)
+    dv = empty_headed(v, call.Dv, &dvs) if out[2] is None else headed_out(out[2], &dvs)
+    if need_dscores:
+        dscores = empty(PyArray_TYPE(q), (call.B, call.heads, call.Tq, call.Tk))
+    if call.B * call.kv_heads == 0:
+        return dq, dk, dv, dscores
+    bytes = attention_backward_work_c(single, &call, threads)
+    work = scratch_take(bytes)
+    with nogil:
+        attention_backward_c(single, &dqs, &dks, &dvs, pointer(dscores), &qs, &ks, &vs, &ys, pointer(lse), &dys, pointer(weights), pointer(dweights),
+                             &call, threads, work)
+        scratch_give(work, bytes)
+    return dq, dk, dv, dscores
+
+
+cdef ndarray headed_out(ndarray a, fsq_attention_array *view):
+    """An array that is written where it lies."""
+    if headed(a, view) is not a:
+        raise ValueError("an array to be written: expected contiguous rows")
+    return a
+
+
 # ---------------------------------------------------------------- pointwise, softmax, cross_entropy
 
 def pointwise_forward(ndarray x not None, fsq_function function):

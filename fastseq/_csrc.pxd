@@ -85,6 +85,22 @@ cdef extern from "fastseq.h" nogil:
 
     ptrdiff_t fsq_recurrent_cache_width(const fsq_recurrent_call *call)
 
+    ctypedef struct fsq_attention_array:
+        void *data
+        ptrdiff_t batch, head, row
+
+    ctypedef struct fsq_attention_call:
+        ptrdiff_t B, heads, kv_heads, Tq, Tk, D, Dv
+        double scale
+        int causal
+        ptrdiff_t offset, window
+        const int64_t *key_lengths
+        const void *mask
+        int mask_is_bool
+        ptrdiff_t mask_batch, mask_head, mask_query, mask_key
+        double dropout
+        uint64_t key
+
 cdef extern from *:
     """
     #define FSQ_EITHER(op, single, ...) ((single) ? op##_f32(__VA_ARGS__) : op##_f64(__VA_ARGS__))
@@ -100,6 +116,10 @@ cdef extern from *:
     #define FSQ_RECURRENT_BACKWARD_WORK(...) FSQ_EITHER(fsq_recurrent_backward_work, __VA_ARGS__)
     #define FSQ_RECURRENT_STACK(...) FSQ_EITHER(fsq_recurrent_stack, __VA_ARGS__)
     #define FSQ_RECURRENT_STACK_WORK(...) FSQ_EITHER(fsq_recurrent_stack_work, __VA_ARGS__)
+    #define FSQ_ATTENTION_FORWARD(...) FSQ_EITHER(fsq_attention_forward, __VA_ARGS__)
+    #define FSQ_ATTENTION_FORWARD_WORK(...) FSQ_EITHER(fsq_attention_forward_work, __VA_ARGS__)
+    #define FSQ_ATTENTION_BACKWARD(...) FSQ_EITHER(fsq_attention_backward, __VA_ARGS__)
+    #define FSQ_ATTENTION_BACKWARD_WORK(...) FSQ_EITHER(fsq_attention_backward_work, __VA_ARGS__)
     #define FSQ_POINTWISE_FORWARD(...) FSQ_EITHER(fsq_pointwise_forward, __VA_ARGS__)
     #define FSQ_POINTWISE_BACKWARD(...) FSQ_EITHER(fsq_pointwise_backward, __VA_ARGS__)
     #define FSQ_BIAS_BACKWARD(...) FSQ_EITHER(fsq_bias_backward, __VA_ARGS__)
@@ -142,6 +162,17 @@ cdef extern from * nogil:
     void recurrent_stack_c "FSQ_RECURRENT_STACK"(bint single, const fsq_recurrent_call *calls, const fsq_recurrent_direction *layers, int L,
                                                int threads, void *work)
     size_t recurrent_stack_work_c "FSQ_RECURRENT_STACK_WORK"(bint single, const fsq_recurrent_call *calls, int L, int threads)
+
+    void attention_forward_c "FSQ_ATTENTION_FORWARD"(bint single, const fsq_attention_array *y, void *lse, void *weights, const fsq_attention_array *q,
+                                                     const fsq_attention_array *k, const fsq_attention_array *v, const fsq_attention_call *call,
+                                                     int threads, void *work)
+    size_t attention_forward_work_c "FSQ_ATTENTION_FORWARD_WORK"(bint single, const fsq_attention_call *call, int threads)
+    void attention_backward_c "FSQ_ATTENTION_BACKWARD"(bint single, const fsq_attention_array *dq, const fsq_attention_array *dk,
+                                                       const fsq_attention_array *dv, void *dscores, const fsq_attention_array *q,
+                                                       const fsq_attention_array *k, const fsq_attention_array *v, const fsq_attention_array *y,
+                                                       const void *lse, const fsq_attention_array *dy, const void *weights, const void *dweights,
+                                                       const fsq_attention_call *call, int threads, void *work)
+    size_t attention_backward_work_c "FSQ_ATTENTION_BACKWARD_WORK"(bint single, const fsq_attention_call *call, int threads)
 
     void pointwise_forward_c "FSQ_POINTWISE_FORWARD"(bint single, void *y, const void *x, ptrdiff_t n, fsq_function function, int threads)
     void pointwise_backward_c "FSQ_POINTWISE_BACKWARD"(bint single, void *dx, const void *saved, const void *dy, ptrdiff_t n,

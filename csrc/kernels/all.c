@@ -14,6 +14,7 @@
 #include "softmax.c"
 #include "cross_entropy.c"
 #include "additive_attention.c"
+#include "attention.c"
 #include "embedding.c"
 #include "optim.c"
 #include "fingerprint.c"
@@ -50,6 +51,22 @@ const FSQ_FN(kernels) ALL_TABLE(FSQ_ISA) = {
     .norm_forward_rows = {[FSQ_LSTM] = norm_lstm_forward_rows, [FSQ_GRU] = norm_gru_forward_rows},
     .norm_backward_rows = {[FSQ_LSTM] = norm_lstm_backward_rows, [FSQ_GRU] = norm_gru_backward_rows},
     .norm_backward_row = norm_backward_row,
+    .attention_turn_in = attention_turn_in,
+    .attention_turn_out = attention_turn_out,
+    .attention_turn_add = attention_turn_add,
+    .attention_hide = attention_hide,
+    .attention_mask = attention_mask,
+    .attention_seen = attention_seen,
+    .attention_dropout = attention_dropout,
+    .attention_softmax = attention_softmax,
+    .attention_scale = attention_scale,
+    .attention_finish = attention_finish,
+    .attention_row = attention_row,
+    .attention_weights = attention_weights,
+    .attention_scores_backward = attention_scores_backward,
+    .attention_row_backward = attention_row_backward,
+    .attention_dots = attention_dots,
+    .attention_delta = attention_delta,
     .pointwise_forward[FSQ_IDENTITY] = pointwise_forward_identity,
     .pointwise_forward[FSQ_EXP] = pointwise_forward_exp,
     .pointwise_forward[FSQ_LOG] = pointwise_forward_log,

@@ -13,6 +13,16 @@
 #include "../core/real.h"
 #include "../fastseq.h"
 
+/* A tile of attention: a row for each key of a block, a lane for each query. 64 queries are one panel of the widest product. */
+enum { attention_queries = 64, attention_keys = 64 };
+
+/* The mask where a tile begins: bytes, 0 = hidden, or reals; strides in elements. */
+typedef struct {
+    const void *data;
+    int is_bool;
+    ptrdiff_t query, key;
+} attention_mask_tile;
+
 /* One batch row at one step of a recurrent layer: where its things are. */
 typedef struct {
     const real *x;                              /* (I); not read where the step is hoisted: */
@@ -112,6 +122,24 @@ typedef struct FSQ_FN(kernels) {
     void (*norm_forward_rows[FSQ_GRU + 1])(const recurrent_step *s);
     void (*norm_backward_rows[FSQ_GRU + 1])(const recurrent_back *s);
     void (*norm_backward_row)(real *dgain, real *dbias, real *db, const real *d, const real *x, ptrdiff_t n);
+    /* ---- attention.c: tiles (keys, queries), queries up to whole vectors; n says where only so many of them count */
+    void (*attention_turn_in)(real *tile, const real *x, ptrdiff_t row_x, ptrdiff_t n, ptrdiff_t D, real factor);
+    void (*attention_turn_out)(real *y, ptrdiff_t row_y, const real *tile, const real *factor, ptrdiff_t n, ptrdiff_t D);
+    void (*attention_turn_add)(real *tile, const real *x, ptrdiff_t row_x, ptrdiff_t n, ptrdiff_t keys);
+    void (*attention_hide)(real *s, const real *first, const real *last, ptrdiff_t keys, ptrdiff_t queries);
+    void (*attention_mask)(real *s, const attention_mask_tile *mask, ptrdiff_t keys, ptrdiff_t n);
+    ptrdiff_t (*attention_seen)(unsigned char *seen, const real *s, ptrdiff_t keys, ptrdiff_t n);
+    void (*attention_dropout)(real *p, ptrdiff_t key, ptrdiff_t query, uint32_t row, ptrdiff_t keys, ptrdiff_t n, uint64_t seed, uint64_t threshold,
+                              real factor);
+    int (*attention_softmax)(real *s, real *m, real *l, real *factor, ptrdiff_t keys, ptrdiff_t queries);
+    void (*attention_scale)(real *tile, const real *factor, ptrdiff_t rows, ptrdiff_t queries);
+    void (*attention_finish)(real *inverse, real *lse, const real *m, const real *l, ptrdiff_t queries);
+    void (*attention_dots)(real *s, const real *x, const real *rows, ptrdiff_t row, ptrdiff_t keys, ptrdiff_t D, real factor);
+    void (*attention_row)(real *s, ptrdiff_t n, real *m, real *l);
+    void (*attention_weights)(real *s, const real *lse, ptrdiff_t keys, ptrdiff_t queries);
+    void (*attention_scores_backward)(real *dp, const real *p, const real *delta, real scale, ptrdiff_t keys, ptrdiff_t queries);
+    void (*attention_row_backward)(real *p, real *ds, real lse, real delta, real scale, ptrdiff_t n);
+    void (*attention_delta)(real *delta, const real *a, ptrdiff_t row_a, const real *b, ptrdiff_t row_b, ptrdiff_t queries, ptrdiff_t n);
     /* ---- pointwise.c: n elements, one thread */
     void (*pointwise_forward[FSQ_RELU + 1])(real *y, const real *x, ptrdiff_t n);
     void (*pointwise_backward[FSQ_RELU + 1])(real *dx, const real *saved, const real *dy, ptrdiff_t n);

@@ -9,6 +9,7 @@
 #include "dropout.c"
 #include "embedding.c"
 #include "matmul.c"
+#include "attention.c"
 #include "recurrent.c"
 #include "optim.c"
 #include "pointwise.c"

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from fastseq import _core
+from fastseq.backends.attention import AttentionOptions
 from fastseq.backends.recurrent import Noise, Weights
-from fastseq.backends.reference_attention import attention_backward, attention_forward  # noqa: F401 (its kernels come next)
 
 Array = np.ndarray
 
@@ -152,6 +152,44 @@ def ids_find_outside(ids: Array, limit: int) -> int:
 def dropout(x: Array, *, p: float, seed: int, layer: int, call: int) -> Array:
     """x m / (1 - p), m drawn by Philox; the same call on dy is backward."""
     return _core.dropout(x, p, seed, layer, call)
+
+
+# ---------------------------------------------------------------- attention
+
+
+def attention_forward(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    mask: Array | None = None,
+    key_lengths: Array | None = None,
+    options: AttentionOptions,
+    training: bool = False,
+    weights: bool = False,
+) -> tuple[Array, Array | None, Array | None]:
+    """y (B, heads, Tq, Dv); in training log(sum(exp(scores))) (B, heads, Tq); where asked for, the weights (B, heads, Tq, Tk)."""
+    return _core.attention_forward(q, k, v, mask, key_lengths, options, training, weights)
+
+
+def attention_backward(
+    q: Array,
+    k: Array,
+    v: Array,
+    y: Array,
+    lse: Array,
+    dy: Array,
+    *,
+    mask: Array | None = None,
+    key_lengths: Array | None = None,
+    options: AttentionOptions,
+    weights: Array | None = None,
+    dweights: Array | None = None,
+    need_dscores: bool = False,
+    out: Any = (None, None, None),
+) -> tuple[Array, Array, Array, Array | None]:
+    """dq, dk, dv (written to the arrays in `out`, where given) and dL/d(scores + mask), if asked for; dweights comes with weights."""
+    return _core.attention_backward(q, k, v, y, lse, dy, mask, key_lengths, options, weights, dweights, need_dscores, out)
 
 
 # ---------------------------------------------------------------- recurrent layers

@@ -18,8 +18,8 @@ import numpy as np
 
 from fastseq.backends import reference_recurrent
 from fastseq.backends.recurrent import Noise, Weights, gates_of
-from fastseq.backends.reference_additive import additive_attention_backward, additive_attention_forward # noqa: F401
-from fastseq.backends.reference_attention import attention_backward, attention_forward
+from fastseq.backends.reference_additive import additive_attention_backward, additive_attention_forward  # noqa: F401 (part of this backend)
+from fastseq.backends.reference_attention import attention_backward, attention_forward  # noqa: F401 (part of this backend)
 from fastseq.backends.reference_philox import philox as _philox
 
 Array = np.ndarray

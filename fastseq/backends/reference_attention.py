@@ -35,7 +35,7 @@ def _hidden(q: Array, k: Array, mask: Array | None, key_lengths: Array | None, o
 def _seen(x: Array, hidden: Array, heads: int) -> Array:
     """Keys or values for each of the `heads`: zeros in place of what no query sees, which then cannot spread a NaN."""
     x = np.repeat(x, heads // x.shape[1], axis=1)
-    return np.where(hidden.all(axis=2)[..., None], x.dtype.type(0), x)
+    return np.where(np.all(hidden, axis=2, keepdims=True).swapaxes(-1, -2), x.dtype.type(0), x)
 
 
 def _scores(q: Array, k: Array, hidden: Array, mask: Array | None, options: AttentionOptions) -> Array:

@@ -187,7 +187,7 @@ def _problem(q: Any, k: Any, v: Any, u: Any, attn_mask: Any, key_lengths: Any) -
     Tk = keys.shape[1]
     _check.shape("v", values, (B, Tk, "Dv"))
     _check.shape("u", weight, (D,))
-    mask, mask_shape = (None, ()) if attn_mask is None else _mask(attn_mask, x, (B, Tq, Tk), B)
+    mask, mask_shape = (None, ()) if attn_mask is None else _mask(attn_mask, x, (B, Tq, Tk))
     lengths = None if key_lengths is None else _lengths(key_lengths, (B,), Tk)
     _check.size("q, k", B, Tq, Tk)
     _check.size("q, v", B, Tq, values.shape[2])

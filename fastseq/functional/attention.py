@@ -96,8 +96,8 @@ def scaled_dot_product_attention(
     >>> import fastseq as fs
     >>> q = k = np.eye(2)[None]
     >>> fs.functional.scaled_dot_product_attention(q, k, np.array([[[1.0], [3.0]]]), is_causal=True).round(3)
-    array([[[1.   ],
-            [2.34 ]]])
+    array([[[1.  ],
+            [2.34]]])
     """
     dropout = _dropout(dropout_p, seed, layer, call, rng)
     options = _options(np.shape(_check.data(q)), scale, is_causal, causal_offset, window, dropout)
@@ -280,7 +280,6 @@ class _Problem(NamedTuple):
     keywords: dict[str, Any]
     shapes: tuple[tuple[int, ...], ...]  # of q, k, v
     mask_shape: tuple[int, ...]
-    lead: tuple[int, ...]  # before the last two axes of q
 
     @property
     def shape_y(self) -> tuple[int, ...]:
@@ -299,7 +298,7 @@ def _attend(problem: _Problem, inputs: tuple[Any, ...], return_weights: bool, jo
     if return_weights:
         outputs.append(weights.reshape(problem.shape_weights))
     if not recording:
-        if any([isinstance(x, Tensor) for x in inputs]):
+        if any(isinstance(x, Tensor) for x in inputs):
             outputs = [Tensor(a) for a in outputs]
         return tuple(outputs) if return_weights else outputs[0]
     need_mask = _check.wants(inputs[-1])
@@ -311,7 +310,8 @@ def _attend(problem: _Problem, inputs: tuple[Any, ...], return_weights: bool, jo
         dy = np.zeros_like(y) if dy is None else dy.reshape(y.shape) if split is None else split(dy)
         if gradients is None:
             *each, dscores = problem.backend.attention_backward(*problem.arrays, y, lse, dy, **problem.keywords, **options)
-            each = [g.reshape(shape) for g, shape in zip(each, problem.shapes, strict=True)]
+            if len(problem.shapes[0]) != 4:
+                each = [g.reshape(shape) for g, shape in zip(each, problem.shapes, strict=True)]
         else:
             *each, dscores = gradients(y, lse, dy, **options)
         dmask = _check.unbroadcast(dscores.reshape(problem.shape_weights), problem.mask_shape) if need_mask else None
@@ -367,34 +367,32 @@ def _problem(q: Any, k: Any, v: Any, attn_mask: Any, key_lengths: Any, options: 
     """Everything checked, and the arrays with four axes."""
     x = _check.floats("q", q)
     keys, values = _check.like("k", k, x), _check.like("v", v, x)
-    if x.ndim < 2 or keys.ndim != x.ndim or values.ndim != x.ndim or keys.shape[-1] != x.shape[-1]:
-        _refuse_shapes(x, keys, values)
-    *lead, kv_heads, Tk = keys.shape[:-1] if x.ndim > 2 else (1, keys.shape[0])
-    *_, heads, Tq = x.shape[:-1] if x.ndim > 2 else (1, x.shape[0])
-    if keys.shape[:-1] != values.shape[:-1] or x.shape[:-3] != keys.shape[:-3]:
-        _refuse_shapes(x, keys, values)
+    shapes = x.shape, keys.shape, values.shape
+    if x.ndim < 2 or keys.ndim != x.ndim or keys.shape[-1] != x.shape[-1] or keys.shape[:-1] != values.shape[:-1] or x.shape[:-3] != keys.shape[:-3]:
+        _refuse_shapes(*shapes)
+    lead, Tk = x.shape[:-3], keys.shape[-2]
+    arrays = (x, keys, values) if x.ndim == 4 else tuple([_four(a) for a in (x, keys, values)])
+    B, heads, kv_heads = arrays[0].shape[0], arrays[0].shape[1], arrays[1].shape[1]
     if heads != kv_heads:
         _check_groups(heads, kv_heads, enable_gqa)
-    B, backend = math.prod(lead), backend_of(x, keys, values)
-    if x.ndim == 4:
-        arrays = (x, keys, values)
-    else:
-        arrays = tuple([a.reshape(B, -1 if a.size else n, *a.shape[-2:]) for a, n in ((x, heads), (keys, kv_heads), (values, kv_heads))])
-    full = (*x.shape[:-1], Tk)
-    mask, mask_shape = (None, ()) if attn_mask is None else _mask(attn_mask, x, full, B)
-    lengths = None if key_lengths is None else _lengths(key_lengths, tuple(lead), Tk)
-    _check.size("q, v", *x.shape[:-1], values.shape[-1])
+    mask, mask_shape = (None, ()) if attn_mask is None else _mask(attn_mask, x, (*lead, heads, x.shape[-2], Tk))
+    lengths = None if key_lengths is None else _lengths(key_lengths, lead, Tk)
+    _check.size("q, v", B, heads, x.shape[-2], values.shape[-1])
     keywords = {"mask": mask, "key_lengths": lengths, "options": options}
-    return _Problem(backend, arrays, keywords, (x.shape, keys.shape, values.shape), mask_shape, tuple(lead))  # type: ignore[arg-type]
+    return _Problem(backend_of(x, keys, values), arrays, keywords, shapes, mask_shape)
 
 
-def _refuse_shapes(q: Array, k: Array, v: Array) -> None:
-    if q.ndim < 2:
-        raise ValueError(f"q: expected shape (..., heads, Tq, D), got {q.shape}")
-    lead = ", ".join(map(str, q.shape[:-2])) + ", " if q.ndim > 2 else ""
-    if k.ndim != q.ndim or k.shape[-1] != q.shape[-1] or k.shape[:-3] != q.shape[:-3]:
-        raise ValueError(f"k: expected shape ({lead}Tk, {q.shape[-1]}) to fit q of shape {q.shape}, got {k.shape}")
-    raise ValueError(f"v: expected shape ({', '.join(map(str, k.shape[:-1]))}, Dv) to fit k of shape {k.shape}, got {v.shape}")
+def _four(x: Array) -> Array:
+    """(..., heads, T, D) as (B, heads, T, D)."""
+    return x[None, None] if x.ndim == 2 else x.reshape(math.prod(x.shape[:-3]), *x.shape[-3:])
+
+
+def _refuse_shapes(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...]) -> None:
+    if len(q) < 2:
+        raise ValueError(f"q: expected shape (..., heads, Tq, D), got {q}")
+    if len(k) != len(q) or k[-1] != q[-1] or k[:-3] != q[:-3]:
+        raise ValueError(f"k: expected shape ({''.join(f'{n}, ' for n in q[:-2])}Tk, {q[-1]}) to fit q of shape {q}, got {k}")
+    raise ValueError(f"v: expected shape ({''.join(f'{n}, ' for n in k[:-1])}Dv) to fit k of shape {k}, got {v}")
 
 
 def _check_groups(heads: int, kv_heads: int, enable_gqa: bool) -> None:
@@ -404,7 +402,7 @@ def _check_groups(heads: int, kv_heads: int, enable_gqa: bool) -> None:
         raise ValueError(f"k: expected a number of heads that divides q's {heads}, got {kv_heads}")
 
 
-def _mask(attn_mask: Any, q: Array, full: tuple[int, ...], B: int) -> tuple[Array, tuple[int, ...]]:
+def _mask(attn_mask: Any, q: Array, full: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
     """The mask as (B or 1, heads or 1, Tq or 1, Tk or 1), and its own shape."""
     mask = _check.array("attn_mask", attn_mask)
     if mask.dtype != bool and mask.dtype != q.dtype:
