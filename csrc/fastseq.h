@@ -46,7 +46,7 @@ int fsq_has_openmp(void);
 /* ---------------------------------------------------------------- what both float types share */
 
 /* y = f(x), element by element; the order of this list is part of the interface. */
-typedef enum { FSQ_IDENTITY, FSQ_EXP, FSQ_LOG, FSQ_TANH, FSQ_SIGMOID, FSQ_RELU } fsq_function;
+typedef enum { FSQ_IDENTITY, FSQ_EXP, FSQ_LOG, FSQ_TANH, FSQ_SIGMOID, FSQ_RELU, FSQ_ERF, FSQ_GELU, FSQ_GELU_TANH } fsq_function;
 
 /* The first position of an id outside [0, limit), or -1 where there is none. ids (n) */
 ptrdiff_t fsq_ids_find_outside(const int64_t *ids, ptrdiff_t n, int64_t limit);
@@ -163,7 +163,7 @@ typedef struct {
  * c (M, N) = f(op(a) (M, K) op(b) (K, N) + bias), or, with accumulate = 1, c + op(a) op(b).
  * Element (m, k) of op(a) is a[m a_row + k a_col], element (k, n) of op(b) is b[k b_row + n b_col]: any leading dimension, any
  * transpose, negative strides too. Element (m, n) of c is c[m c_row + n].
- * bias (N) or NULL. function: FSQ_IDENTITY, FSQ_TANH, FSQ_SIGMOID or FSQ_RELU; with accumulate no bias and FSQ_IDENTITY.
+ * bias (N) or NULL. function: FSQ_IDENTITY, FSQ_TANH, FSQ_SIGMOID, FSQ_RELU or FSQ_GELU; with accumulate no bias and FSQ_IDENTITY.
  * packed: op(b) as fsq_matmul_pack wrote it, and b is not read; or NULL.
  * batch products at once: the e-th reads a + e a_batch, b + e b_batch and writes c + e c_batch (packed: batch 1 only).
  * Each element of c is one chain of multiply-adds with k ascending, whatever M, N, the strides and the threads. */
@@ -230,7 +230,8 @@ void FSQ_OP(fsq_attention_backward)(const fsq_attention_array *dq, const fsq_att
 size_t FSQ_OP(fsq_attention_backward_work)(const fsq_attention_call *call, int threads);
 
 /* ---------------------------------------------------------------- pointwise
- * y (n) = f(x (n)); y may be x. Backward: dx = dy f'(x), from `saved` = y, but for FSQ_LOG saved = x; dx may be dy. */
+ * y (n) = f(x (n)); y may be x. FSQ_GELU: x Phi(x); FSQ_GELU_TANH: x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
+ * Backward: dx = dy f'(x), from `saved` = y, but for FSQ_LOG, FSQ_ERF and both GELUs saved = x; dx may be dy. */
 void FSQ_OP(fsq_pointwise_forward)(FSQ_REAL *y, const FSQ_REAL *x, ptrdiff_t n, fsq_function function, int threads);
 void FSQ_OP(fsq_pointwise_backward)(FSQ_REAL *dx, const FSQ_REAL *saved, const FSQ_REAL *dy, ptrdiff_t n, fsq_function function, int threads);
 
@@ -239,9 +240,26 @@ void FSQ_OP(fsq_pointwise_backward)(FSQ_REAL *dx, const FSQ_REAL *saved, const F
 void FSQ_OP(fsq_bias_backward)(FSQ_REAL *db, const FSQ_REAL *dy, ptrdiff_t M, ptrdiff_t N, int threads);
 
 /* ---------------------------------------------------------------- softmax over the last axis
- * y (M, N) = exp(x - max) / sum; a row of all -inf gives zeros; y may be x. dx = y (dy - sum(y dy)); dx may be dy. */
+ * y (M, N) = exp(x - max) / sum; a row of all -inf gives zeros; y may be x. dx = y (dy - sum(y dy)); dx may be dy.
+ * log_softmax: y = x - max - log(sum); a row of all -inf stays what it is. dx = dy - exp(y) sum(dy). */
 void FSQ_OP(fsq_softmax_forward)(FSQ_REAL *y, const FSQ_REAL *x, ptrdiff_t M, ptrdiff_t N, int threads);
 void FSQ_OP(fsq_softmax_backward)(FSQ_REAL *dx, const FSQ_REAL *y, const FSQ_REAL *dy, ptrdiff_t M, ptrdiff_t N, int threads);
+void FSQ_OP(fsq_log_softmax_forward)(FSQ_REAL *y, const FSQ_REAL *x, ptrdiff_t M, ptrdiff_t N, int threads);
+void FSQ_OP(fsq_log_softmax_backward)(FSQ_REAL *dx, const FSQ_REAL *y, const FSQ_REAL *dy, ptrdiff_t M, ptrdiff_t N, int threads);
+
+/* ---------------------------------------------------------------- layer_norm over the last axis, with the residual before it
+ * s (M, N) = x + residual, y (M, N) = weight (s - mean) rstd + bias, rstd = 1 / sqrt(mean((s - mean)^2) + eps); mean and rstd (M) cache.
+ * centred = 0 is RMS norm: the mean counts as 0, and `mean` is NULL. residual and s are NULL together: then s is x. weight (N) and
+ * bias (N) may be NULL. y may be x or residual, and s may be either.
+ * Backward: dx (M, N), the gradient of x and of the residual alike, dweight (N), dbias (N); NULL: not wanted. dy (M, N) is the gradient of
+ * y, ds (M, N) of s or NULL = 0. A row of y, s and dx depends on that row only. dweight and dbias are sums over chunks of rows, whose
+ * number follows from M alone, first to last. work: fsq_layer_norm_backward_work bytes, aligned for FSQ_REAL. */
+void FSQ_OP(fsq_layer_norm_forward)(FSQ_REAL *y, FSQ_REAL *s, FSQ_REAL *mean, FSQ_REAL *rstd, const FSQ_REAL *x, const FSQ_REAL *residual,
+                                    const FSQ_REAL *weight, const FSQ_REAL *bias, ptrdiff_t M, ptrdiff_t N, double eps, int centred, int threads);
+void FSQ_OP(fsq_layer_norm_backward)(FSQ_REAL *dx, FSQ_REAL *dweight, FSQ_REAL *dbias, const FSQ_REAL *dy, const FSQ_REAL *ds, const FSQ_REAL *s,
+                                     const FSQ_REAL *mean, const FSQ_REAL *rstd, const FSQ_REAL *weight, ptrdiff_t M, ptrdiff_t N,
+                                     int centred, int threads, void *work);
+size_t FSQ_OP(fsq_layer_norm_backward_work)(ptrdiff_t M, ptrdiff_t N);
 
 /* ---------------------------------------------------------------- cross_entropy: softmax and negative log-likelihood in one pass
  * losses (N) = log(sum exp(logits)) - sum_v q_v logits_v with q = (1 - smoothing) onehot(target) + smoothing / V;
@@ -251,6 +269,21 @@ void FSQ_OP(fsq_cross_entropy_forward)(FSQ_REAL *losses, FSQ_REAL *lse, const FS
                                        ptrdiff_t N, ptrdiff_t V, int64_t ignore_index, double smoothing, int threads);
 void FSQ_OP(fsq_cross_entropy_backward)(FSQ_REAL *dlogits, const FSQ_REAL *lse, const FSQ_REAL *logits, const int64_t *targets, const FSQ_REAL *dlosses,
                                         ptrdiff_t dlosses_step, ptrdiff_t N, ptrdiff_t V, int64_t ignore_index, double smoothing, int threads);
+
+/* ---------------------------------------------------------------- linear_cross_entropy: cross_entropy of logits = x W^T + bias
+ * losses, lse (cache), targets, ignore_index, smoothing, dlosses as in cross_entropy; x (N, H), weight (V, H), bias (V) or NULL. Of the
+ * logits only a chunk of rows exists at a time, in scratch: about 4 MB, or 96 rows where that is more. Backward makes them again:
+ * dx (N, H), dweight (V, H), dbias (V); NULL: not wanted. A row of losses, lse and dx depends on that row and the parameters only; every
+ * element of dweight and dbias is one chain of additions over the rows, first to last. */
+void FSQ_OP(fsq_linear_cross_entropy_forward)(FSQ_REAL *losses, FSQ_REAL *lse, const FSQ_REAL *x, const FSQ_REAL *weight, const FSQ_REAL *bias,
+                                              const int64_t *targets, ptrdiff_t N, ptrdiff_t H, ptrdiff_t V, int64_t ignore_index,
+                                              double smoothing, int threads, void *work);
+size_t FSQ_OP(fsq_linear_cross_entropy_forward_work)(ptrdiff_t N, ptrdiff_t H, ptrdiff_t V, int threads);
+void FSQ_OP(fsq_linear_cross_entropy_backward)(FSQ_REAL *dx, FSQ_REAL *dweight, FSQ_REAL *dbias, const FSQ_REAL *lse, const FSQ_REAL *x,
+                                               const FSQ_REAL *weight, const FSQ_REAL *bias, const int64_t *targets, const FSQ_REAL *dlosses,
+                                               ptrdiff_t dlosses_step, ptrdiff_t N, ptrdiff_t H, ptrdiff_t V, int64_t ignore_index,
+                                               double smoothing, int threads, void *work);
+size_t FSQ_OP(fsq_linear_cross_entropy_backward_work)(ptrdiff_t N, ptrdiff_t H, ptrdiff_t V, int threads);
 
 /* ---------------------------------------------------------------- additive_attention (Bahdanau et al. 2015)
  * s_ij = sum_d u_d tanh(q_id + k_jd) + bias_ij, w_i = softmax of s_i over the keys j that query i sees, y_i = sum_j w_ij v_j, for each row of

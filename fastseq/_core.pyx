@@ -42,7 +42,8 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_setspecific(pthread_key_t key, const void *value)
 
 # The names of csrc/fastseq.h's fsq_function.
-FUNCTIONS = {"identity": FSQ_IDENTITY, "exp": FSQ_EXP, "log": FSQ_LOG, "tanh": FSQ_TANH, "sigmoid": FSQ_SIGMOID, "relu": FSQ_RELU}
+FUNCTIONS = {"identity": FSQ_IDENTITY, "exp": FSQ_EXP, "log": FSQ_LOG, "tanh": FSQ_TANH, "sigmoid": FSQ_SIGMOID, "relu": FSQ_RELU,
+             "erf": FSQ_ERF, "gelu": FSQ_GELU, "gelu_tanh": FSQ_GELU_TANH}
 cdef str IDENTITY = "identity"
 
 # ---------------------------------------------------------------- memory
@@ -1140,7 +1141,7 @@ cdef ndarray headed_out(ndarray a, fsq_attention_array *view):
     return a
 
 
-# ---------------------------------------------------------------- pointwise, softmax, cross_entropy
+# ---------------------------------------------------------------- pointwise, softmax, layer_norm, cross_entropy
 
 def pointwise_forward(ndarray x not None, fsq_function function):
     """y = f(x)."""
@@ -1152,7 +1153,7 @@ def pointwise_forward(ndarray x not None, fsq_function function):
 
 
 def pointwise_backward(ndarray saved not None, ndarray dy not None, fsq_function function):
-    """dx = dy f'(x) from `saved` = y, but for log x."""
+    """dx = dy f'(x) from `saved` = y, but for log, erf and gelu x."""
     cdef ndarray s = dense(saved), g = dense(dy), dx = empty_like(s)
     cdef int threads = fsq_threads_get()
     with nogil:
@@ -1180,6 +1181,56 @@ def softmax_backward(ndarray y not None, ndarray dy not None):
     return dx
 
 
+def log_softmax_forward(ndarray x not None):
+    """The logarithm of softmax over the last axis."""
+    cdef ndarray a = dense(x), y = empty_like(a)
+    cdef int threads = fsq_threads_get()
+    cdef npy_intp M = rows(a), N = last_axis(a)
+    with nogil:
+        log_softmax_forward_c(is_single(a), PyArray_DATA(y), PyArray_DATA(a), M, N, threads)
+    return y
+
+
+def log_softmax_backward(ndarray y not None, ndarray dy not None):
+    """dx = dy - exp(y) sum(dy) over the last axis."""
+    cdef ndarray a = dense(y), g = dense(dy), dx = empty_like(a)
+    cdef int threads = fsq_threads_get()
+    cdef npy_intp M = rows(a), N = last_axis(a)
+    with nogil:
+        log_softmax_backward_c(is_single(a), PyArray_DATA(dx), PyArray_DATA(a), PyArray_DATA(g), M, N, threads)
+    return dx
+
+
+def layer_norm_forward(ndarray x not None, ndarray residual, ndarray weight, ndarray bias, double eps, bint centred):
+    """y, s (x itself without a residual), mean (M,) or None, rstd (M,)."""
+    cdef ndarray a = dense(x), r = dense_or_none(residual), w = dense_or_none(weight), b = dense_or_none(bias)
+    cdef ndarray y = empty_like(a), s = None if r is None else empty_like(a)
+    cdef npy_intp N = last_axis(a), M = rows(a)
+    cdef ndarray mean = empty(PyArray_TYPE(a), (M,)) if centred else None, rstd = empty(PyArray_TYPE(a), (M,))
+    cdef int threads = fsq_threads_get()
+    with nogil:
+        layer_norm_forward_c(is_single(a), PyArray_DATA(y), pointer(s), pointer(mean), PyArray_DATA(rstd), PyArray_DATA(a), pointer(r), pointer(w),
+                             pointer(b), M, N, eps, centred, threads)
+    return y, a if s is None else s, mean, rstd
+
+
+def layer_norm_backward(ndarray dy not None, ndarray ds, ndarray s not None, ndarray mean, ndarray rstd not None, ndarray weight,
+                        bint need_dx, bint need_dweight, bint need_dbias):
+    """dx, dweight (N,), dbias (N,), None where not needed; mean None: RMS norm."""
+    cdef ndarray g = dense(dy), gs = dense_or_none(ds), a = dense(s), w = dense_or_none(weight)
+    cdef npy_intp N = last_axis(a), M = rows(a)
+    cdef ndarray dx = empty_like(a) if need_dx else None
+    cdef ndarray dweight = empty(PyArray_TYPE(a), (N,)) if need_dweight else None, dbias = empty(PyArray_TYPE(a), (N,)) if need_dbias else None
+    cdef int threads = fsq_threads_get()
+    cdef size_t bytes = layer_norm_backward_work_c(is_single(a), M, N)
+    cdef void *work = scratch_take(bytes)
+    with nogil:
+        layer_norm_backward_c(is_single(a), pointer(dx), pointer(dweight), pointer(dbias), PyArray_DATA(g), pointer(gs), PyArray_DATA(a),
+                              pointer(mean), PyArray_DATA(rstd), pointer(w), M, N, mean is not None, threads, work)
+        scratch_give(work, bytes)
+    return dx, dweight, dbias
+
+
 def cross_entropy_forward(ndarray logits not None, ndarray targets not None, int64_t ignore_index, double smoothing):
     """logits (N, V), targets (N,) int64 -> losses (N,), lse (N,)."""
     cdef ndarray a = dense(logits), t = dense(targets)
@@ -1202,6 +1253,43 @@ def cross_entropy_backward(ndarray lse not None, ndarray logits not None, ndarra
         cross_entropy_backward_c(is_single(a), PyArray_DATA(dlogits), PyArray_DATA(s), PyArray_DATA(a), <const int64_t *>PyArray_DATA(t),
                                  PyArray_DATA(g), PyArray_SIZE(g) != 1, N, V, ignore_index, smoothing, threads)
     return dlogits
+
+
+def linear_cross_entropy_forward(ndarray x not None, ndarray weight not None, ndarray bias, ndarray targets not None, int64_t ignore_index,
+                                 double smoothing):
+    """x (N, H), weight (V, H), bias (V,) or None, targets (N,) int64 -> losses (N,), lse (N,)."""
+    cdef ndarray a = dense(x), w = dense(weight), b = dense_or_none(bias), t = dense(targets)
+    cdef npy_intp N = PyArray_DIM(a, 0), H = PyArray_DIM(a, 1), V = PyArray_DIM(w, 0)
+    cdef ndarray losses = empty(PyArray_TYPE(a), (N,)), lse = empty(PyArray_TYPE(a), (N,))
+    cdef int threads = fsq_threads_get()
+    cdef bint single = is_single(a)
+    cdef size_t bytes = linear_cross_entropy_forward_work_c(single, N, H, V, threads)
+    cdef void *work = scratch_take(bytes)
+    with nogil:
+        linear_cross_entropy_forward_c(single, PyArray_DATA(losses), PyArray_DATA(lse), PyArray_DATA(a), PyArray_DATA(w), pointer(b),
+                                       <const int64_t *>PyArray_DATA(t), N, H, V, ignore_index, smoothing, threads, work)
+        scratch_give(work, bytes)
+    return losses, lse
+
+
+def linear_cross_entropy_backward(ndarray lse not None, ndarray x not None, ndarray weight not None, ndarray bias, ndarray targets not None,
+                                  ndarray dlosses not None, int64_t ignore_index, double smoothing, bint need_dx, bint need_dweight,
+                                  bint need_dbias):
+    """dx (N, H), dweight (V, H), dbias (V,), None where not needed; dlosses (N,), or one number for every row."""
+    cdef ndarray l = dense(lse), a = dense(x), w = dense(weight), b = dense_or_none(bias), t = dense(targets), g = dense(dlosses)
+    cdef npy_intp N = PyArray_DIM(a, 0), H = PyArray_DIM(a, 1), V = PyArray_DIM(w, 0)
+    cdef ndarray dx = empty_like(a) if need_dx else None, dweight = empty_like(w) if need_dweight else None
+    cdef ndarray dbias = empty(PyArray_TYPE(a), (V,)) if need_dbias else None
+    cdef int threads = fsq_threads_get()
+    cdef bint single = is_single(a)
+    cdef size_t bytes = linear_cross_entropy_backward_work_c(single, N, H, V, threads)
+    cdef void *work = scratch_take(bytes)
+    with nogil:
+        linear_cross_entropy_backward_c(single, pointer(dx), pointer(dweight), pointer(dbias), PyArray_DATA(l), PyArray_DATA(a), PyArray_DATA(w),
+                                        pointer(b), <const int64_t *>PyArray_DATA(t), PyArray_DATA(g), PyArray_SIZE(g) != 1, N, H, V, ignore_index,
+                                        smoothing, threads, work)
+        scratch_give(work, bytes)
+    return dx, dweight, dbias
 
 
 # ---------------------------------------------------------------- additive attention

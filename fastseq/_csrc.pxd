@@ -27,6 +27,9 @@ cdef extern from "fastseq.h" nogil:
         FSQ_TANH
         FSQ_SIGMOID
         FSQ_RELU
+        FSQ_ERF
+        FSQ_GELU
+        FSQ_GELU_TANH
 
     ptrdiff_t fsq_ids_find_outside(const int64_t *ids, ptrdiff_t n, int64_t limit)
     void fsq_philox(uint32_t *out, uint64_t key, const uint32_t *counter)
@@ -125,8 +128,17 @@ cdef extern from *:
     #define FSQ_BIAS_BACKWARD(...) FSQ_EITHER(fsq_bias_backward, __VA_ARGS__)
     #define FSQ_SOFTMAX_FORWARD(...) FSQ_EITHER(fsq_softmax_forward, __VA_ARGS__)
     #define FSQ_SOFTMAX_BACKWARD(...) FSQ_EITHER(fsq_softmax_backward, __VA_ARGS__)
+    #define FSQ_LOG_SOFTMAX_FORWARD(...) FSQ_EITHER(fsq_log_softmax_forward, __VA_ARGS__)
+    #define FSQ_LOG_SOFTMAX_BACKWARD(...) FSQ_EITHER(fsq_log_softmax_backward, __VA_ARGS__)
+    #define FSQ_LAYER_NORM_FORWARD(...) FSQ_EITHER(fsq_layer_norm_forward, __VA_ARGS__)
+    #define FSQ_LAYER_NORM_BACKWARD(...) FSQ_EITHER(fsq_layer_norm_backward, __VA_ARGS__)
+    #define FSQ_LAYER_NORM_BACKWARD_WORK(...) FSQ_EITHER(fsq_layer_norm_backward_work, __VA_ARGS__)
     #define FSQ_CROSS_ENTROPY_FORWARD(...) FSQ_EITHER(fsq_cross_entropy_forward, __VA_ARGS__)
     #define FSQ_CROSS_ENTROPY_BACKWARD(...) FSQ_EITHER(fsq_cross_entropy_backward, __VA_ARGS__)
+    #define FSQ_LINEAR_CROSS_ENTROPY_FORWARD(...) FSQ_EITHER(fsq_linear_cross_entropy_forward, __VA_ARGS__)
+    #define FSQ_LINEAR_CROSS_ENTROPY_FORWARD_WORK(...) FSQ_EITHER(fsq_linear_cross_entropy_forward_work, __VA_ARGS__)
+    #define FSQ_LINEAR_CROSS_ENTROPY_BACKWARD(...) FSQ_EITHER(fsq_linear_cross_entropy_backward, __VA_ARGS__)
+    #define FSQ_LINEAR_CROSS_ENTROPY_BACKWARD_WORK(...) FSQ_EITHER(fsq_linear_cross_entropy_backward_work, __VA_ARGS__)
     #define FSQ_ADDITIVE_ATTENTION_FORWARD(...) FSQ_EITHER(fsq_additive_attention_forward, __VA_ARGS__)
     #define FSQ_ADDITIVE_ATTENTION_FORWARD_WORK(...) FSQ_EITHER(fsq_additive_attention_forward_work, __VA_ARGS__)
     #define FSQ_ADDITIVE_ATTENTION_BACKWARD(...) FSQ_EITHER(fsq_additive_attention_backward, __VA_ARGS__)
@@ -181,11 +193,33 @@ cdef extern from * nogil:
     void softmax_forward_c "FSQ_SOFTMAX_FORWARD"(bint single, void *y, const void *x, ptrdiff_t M, ptrdiff_t N, int threads)
     void softmax_backward_c "FSQ_SOFTMAX_BACKWARD"(bint single, void *dx, const void *y, const void *dy, ptrdiff_t M, ptrdiff_t N, int threads)
 
+    void log_softmax_forward_c "FSQ_LOG_SOFTMAX_FORWARD"(bint single, void *y, const void *x, ptrdiff_t M, ptrdiff_t N, int threads)
+    void log_softmax_backward_c "FSQ_LOG_SOFTMAX_BACKWARD"(bint single, void *dx, const void *y, const void *dy, ptrdiff_t M, ptrdiff_t N,
+                                                           int threads)
+    void layer_norm_forward_c "FSQ_LAYER_NORM_FORWARD"(bint single, void *y, void *s, void *mean, void *rstd, const void *x, const void *residual,
+                                                       const void *weight, const void *bias, ptrdiff_t M, ptrdiff_t N, double eps, int centred,
+                                                       int threads)
+    void layer_norm_backward_c "FSQ_LAYER_NORM_BACKWARD"(bint single, void *dx, void *dweight, void *dbias, const void *dy, const void *ds,
+                                                         const void *s, const void *mean, const void *rstd, const void *weight,
+                                                         ptrdiff_t M, ptrdiff_t N, int centred, int threads, void *work)
+    size_t layer_norm_backward_work_c "FSQ_LAYER_NORM_BACKWARD_WORK"(bint single, ptrdiff_t M, ptrdiff_t N)
+
     void cross_entropy_forward_c "FSQ_CROSS_ENTROPY_FORWARD"(bint single, void *losses, void *lse, const void *logits, const int64_t *targets,
                                                              ptrdiff_t N, ptrdiff_t V, int64_t ignore_index, double smoothing, int threads)
     void cross_entropy_backward_c "FSQ_CROSS_ENTROPY_BACKWARD"(bint single, void *dlogits, const void *lse, const void *logits,
                                                                const int64_t *targets, const void *dlosses, ptrdiff_t dlosses_step,
                                                                ptrdiff_t N, ptrdiff_t V, int64_t ignore_index, double smoothing, int threads)
+    void linear_cross_entropy_forward_c "FSQ_LINEAR_CROSS_ENTROPY_FORWARD"(bint single, void *losses, void *lse, const void *x, const void *weight,
+                                                                           const void *bias, const int64_t *targets, ptrdiff_t N, ptrdiff_t H,
+                                                                           ptrdiff_t V, int64_t ignore_index, double smoothing, int threads,
+                                                                           void *work)
+    size_t linear_cross_entropy_forward_work_c "FSQ_LINEAR_CROSS_ENTROPY_FORWARD_WORK"(bint single, ptrdiff_t N, ptrdiff_t H, ptrdiff_t V, int threads)
+    void linear_cross_entropy_backward_c "FSQ_LINEAR_CROSS_ENTROPY_BACKWARD"(bint single, void *dx, void *dweight, void *dbias, const void *lse,
+                                                                             const void *x, const void *weight, const void *bias,
+                                                                             const int64_t *targets, const void *dlosses, ptrdiff_t dlosses_step,
+                                                                             ptrdiff_t N, ptrdiff_t H, ptrdiff_t V, int64_t ignore_index,
+                                                                             double smoothing, int threads, void *work)
+    size_t linear_cross_entropy_backward_work_c "FSQ_LINEAR_CROSS_ENTROPY_BACKWARD_WORK"(bint single, ptrdiff_t N, ptrdiff_t H, ptrdiff_t V, int threads)
     void additive_attention_forward_c "FSQ_ADDITIVE_ATTENTION_FORWARD"(
         bint single, void *y, void *weights, const void *q, const void *k, const void *v, const void *u,
         const int64_t *lengths, const unsigned char *visible, const void *bias, ptrdiff_t mask_batch, ptrdiff_t mask_query, ptrdiff_t mask_key,

@@ -141,7 +141,7 @@ def test_pooling(dtype, isa, rng):
     pool, h, lengths = nn.AttentionPooling(5, 7, dtype=dtype, rng=0), rng.standard_normal((6, 4, 5)).astype(dtype), np.array([6, 0, 1, 4])
     for given, n in ((lengths, lengths), (None, np.full(4, 6))):
         y, weights = pool(h, given, return_weights=True)
-        q = np.tanh(h.astype(np.float64) @ pool.proj.weight.data.T + pool.proj.bias.data)
+        q = np.tanh(h.astype(np.float64) @ pool.weight.data.T + pool.bias.data)
         for b in range(4):
             inside = np.arange(6) < n[b]
             w = softmax(q[:, b] @ q[n[b] - 1, b], inside)
@@ -190,7 +190,7 @@ def test_pooling_pickles_and_shows_itself(rng, tmp_path):
     pool, h = nn.AttentionPooling(5, 7, rng=0), rng.standard_normal((6, 4, 5))
     pool.save(tmp_path / "pool.safetensors")
     assert_same_bits(fs.load(tmp_path / "pool.safetensors")(h), pool(h))
-    assert "hidden_size=5, attention_size=7" in repr(pool)
+    assert repr(pool) == "AttentionPooling(hidden_size=5, attention_size=7)"
 
 
 # ---------------------------------------------------------------- bad input

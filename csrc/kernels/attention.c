@@ -268,13 +268,17 @@ static void attention_weights(real *s, const real *lse, ptrdiff_t keys, ptrdiff_
     }
 }
 
-/* dp = p (dp - delta) scale, 0 where p is, whatever a hidden value made of dp */
-static void attention_scores_backward(real *dp, const real *p, const real *delta, real scale, ptrdiff_t keys, ptrdiff_t queries) {
+/* dp = p (dp - delta) scale, 0 where p is, whatever a hidden value made of dp. Returns whether any of it is NaN. */
+static int attention_scores_backward(real *dp, const real *p, const real *delta, real scale, ptrdiff_t keys, ptrdiff_t queries) {
+    vmask nan = vlt(vzero(), vzero());
     for (ptrdiff_t j = 0; j < keys; j++, dp += attention_queries, p += attention_queries)
         for (ptrdiff_t q = 0; q < queries; q += VL) {
             vreal weight = vload(p + q), ds = vmul(vmul(weight, vsub(vload(dp + q), vload(delta + q))), vset1(scale));
-            vstore(dp + q, vselect(veq(weight, vzero()), vzero(), ds));
+            ds = vselect(veq(weight, vzero()), vzero(), ds);
+            nan = vor_m(nan, visnan(ds));
+            vstore(dp + q, ds);
         }
+    return vany(nan);
 }
 
 /* One query's: p = exp(p - lse), ds = p (ds - delta) scale, 0 where p is. */

@@ -302,7 +302,7 @@ static void additive_backward_part(const fsq_team *team, void *context) {
     }
     fsq_barrier(team);
     fsq_share(team, c->D, k->lanes, &from, &to);
-    if (from < to) k->bias_backward(c->du + from, c->lines + from, c->B, c->D, to - from);
+    if (from < to) k->bias_backward(c->du + from, c->lines + from, c->B, c->D, to - from, 0);
 }
 
 static size_t additive_lines(ptrdiff_t B, ptrdiff_t D) { return (size_t)additive_up(B * D * (ptrdiff_t)sizeof(real), 64); }

@@ -77,12 +77,12 @@ def bias_backward(dy: Array) -> Array:
 
 
 def pointwise_forward(x: Array, *, function: str) -> Array:
-    """f of each element; function: exp, log, tanh, sigmoid, relu."""
+    """f of each element; function: exp, log, tanh, sigmoid, relu, erf, gelu, gelu_tanh."""
     return _core.pointwise_forward(x, _FUNCTIONS[function])
 
 
 def pointwise_backward(saved: Array, dy: Array, *, function: str) -> Array:
-    """dy f'(x), from `saved` = y, but for the logarithm `saved` = x."""
+    """dy f'(x), from `saved` = y, but for log, erf and gelu `saved` = x."""
     return _core.pointwise_backward(saved, dy, _FUNCTIONS[function])
 
 
@@ -99,6 +99,16 @@ def softmax_backward(y: Array, dy: Array) -> Array:
     return _core.softmax_backward(y, dy)
 
 
+def log_softmax_forward(x: Array) -> Array:
+    """x - log(sum(exp(x))) over the last axis; -inf, as softmax's zeros have it, where all of it is -inf."""
+    return _core.log_softmax_forward(x)
+
+
+def log_softmax_backward(y: Array, dy: Array) -> Array:
+    """dx of y = log_softmax(x)."""
+    return _core.log_softmax_backward(y, dy)
+
+
 def cross_entropy_forward(logits: Array, targets: Array, *, ignore_index: int, label_smoothing: float) -> tuple[Array, Array]:
     """losses (N,) and log(sum(exp(logits))) (N,)."""
     return _core.cross_entropy_forward(logits, targets, ignore_index, label_smoothing)
@@ -109,6 +119,58 @@ def cross_entropy_backward(
 ) -> Array:
     """dlogits; dlosses: (N,), or one number for every row."""
     return _core.cross_entropy_backward(lse, logits, targets, dlosses, ignore_index, label_smoothing)
+
+
+def linear_cross_entropy_forward(
+    x: Array, weight: Array, bias: Array | None, targets: Array, *, ignore_index: int, label_smoothing: float
+) -> tuple[Array, Array]:
+    """losses (N,) and log(sum(exp(logits))) (N,) of logits = x W^T + b, of which only a part exists at a time."""
+    return _core.linear_cross_entropy_forward(x, weight, bias, targets, ignore_index, label_smoothing)
+
+
+def linear_cross_entropy_backward(
+    lse: Array,
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    targets: Array,
+    dlosses: Array,
+    *,
+    ignore_index: int,
+    label_smoothing: float,
+    need_dx: bool = True,
+    need_dweight: bool = True,
+    need_dbias: bool = True,
+) -> tuple[Array | None, Array | None, Array | None]:
+    """dx, dweight and dbias, None where they are not asked for; dlosses: (N,), or one number for every row."""
+    needs = need_dx, need_dweight, need_dbias
+    return _core.linear_cross_entropy_backward(lse, x, weight, bias, targets, dlosses, ignore_index, label_smoothing, *needs)
+
+
+# ---------------------------------------------------------------- layer norm
+
+
+def layer_norm_forward(
+    x: Array, residual: Array | None, weight: Array | None, bias: Array | None, *, eps: float, centred: bool = True
+) -> tuple[Array, Array, Array | None, Array]:
+    """y, s = x + residual (x itself without one), and each row's mean (M,) and 1 / std (M,) for backward; not `centred`: RMS norm."""
+    return _core.layer_norm_forward(x, residual, weight, bias, eps, centred)
+
+
+def layer_norm_backward(
+    dy: Array,
+    ds: Array | None,
+    s: Array,
+    mean: Array | None,
+    rstd: Array,
+    weight: Array | None,
+    *,
+    need_dx: bool = True,
+    need_dweight: bool = True,
+    need_dbias: bool = True,
+) -> tuple[Array | None, Array | None, Array | None]:
+    """The gradient of s (of x and of the residual alike), dweight and dbias, None where they are not asked for; ds: s's own, or None."""
+    return _core.layer_norm_backward(dy, ds, s, mean, rstd, weight, need_dx, need_dweight, need_dbias)
 
 
 # ---------------------------------------------------------------- additive attention

@@ -229,9 +229,9 @@ class AttentionPooling(Module):
 
     Attributes
     ----------
-    proj.weight : Parameter (attention_size, hidden_size)
+    weight : Parameter (attention_size, hidden_size)
         W.
-    proj.bias : Parameter (attention_size,)
+    bias : Parameter (attention_size,)
         b.
 
     Examples
@@ -246,7 +246,9 @@ class AttentionPooling(Module):
     def __init__(self, hidden_size: int, attention_size: int, *, dtype: Any = np.float32, rng: Any = None) -> None:
         self.hidden_size, self.attention_size = checked_size("hidden_size", hidden_size), checked_size("attention_size", attention_size)
         self.dtype = checked_dtype(dtype)
-        self.proj = Linear(self.hidden_size, self.attention_size, dtype=self.dtype, rng=rng)
+        drawn, bound = generator(rng), self.hidden_size**-0.5
+        self.weight = Parameter(init.uniform(drawn, (self.attention_size, self.hidden_size), bound, self.dtype))
+        self.bias = Parameter(init.uniform(drawn, (self.attention_size,), bound, self.dtype))
 
     def forward(self, h: Any, lengths: Any = None, *, return_weights: bool = False) -> Any:
         """Pool.
@@ -278,7 +280,8 @@ class AttentionPooling(Module):
         if T == 0:  # nothing is the last step
             y = by_row.sum(axis=1)
             return (y, by_row.sum(axis=2)) if return_weights else y
-        q = functional.tanh(self.proj(by_row))
+        W, b = (p if isinstance(h, Tensor) else p.data for p in (self.weight, self.bias))
+        q = functional.linear(by_row, W, b, function="tanh")
         last = q[np.arange(B), np.maximum(lengths, 1) - 1].reshape((B, 1, self.attention_size))
         y, weights = _dot(last, q, by_row, 1.0, key_lengths=lengths, return_weights=True)
         y = y.reshape((B, H))
