@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.peers import numpy_transformer
 from benchmarks.peers.call import Call, one, outputs, stepped
-from benchmarks.problems import Arrays, CrossEntropy, LayerNorm, LinearCrossEntropy, Matmul, Recurrent
+from benchmarks.problems import AdditiveAttention, Arrays, CrossEntropy, LayerNorm, LinearCrossEntropy, Matmul, Recurrent
 from benchmarks.problems_transformer import EncoderLayer
 
 # Each cell's step: from the input's part p and the state's part q of its sums to h, c and what the way back needs; then back, from dh and dc to
@@ -226,4 +226,29 @@ class NumPy:
             dx = rstd * (d - d.mean(axis=1, keepdims=True) - hat * (d * hat).mean(axis=1, keepdims=True))
             found = {"y": y, "dx": dx, "dweight": (a["dy"] * hat).sum(axis=0), "dbias": a["dy"].sum(axis=0)}
             return found | ({"s": s, "dresidual": dx} if problem.residual else {})
+        return Call(run, run)
+
+    def _additive_weights(self, problem: AdditiveAttention) -> tuple[np.ndarray, np.ndarray]:
+        """All tanh (B, Tq, Tk, D), and the weights."""
+        q, k, _, u, _ = problem.data
+        t = np.tanh(q[:, :, None] + k[:, None])
+        scores = t @ u
+        if problem.lengths is not None:
+            scores[np.broadcast_to(np.arange(problem.Tk) >= problem.lengths[:, None, None], scores.shape)] = -np.inf
+        e = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        return t, e / e.sum(axis=-1, keepdims=True)
+
+    def additive_attention_inference(self, problem: AdditiveAttention) -> Call:
+        return one("y", lambda: self._additive_weights(problem)[1] @ problem.data[2])
+
+    def additive_attention_training(self, problem: AdditiveAttention) -> Call:
+        _, _, v, u, dy = problem.data
+
+        def run() -> Arrays:
+            t, w = self._additive_weights(problem)
+            dw = dy @ v.swapaxes(1, 2)
+            ds = w * (dw - (w * dw).sum(axis=-1, keepdims=True))
+            dx = ds[..., None] * (u * (1 - t * t))
+            du = ds.reshape(-1) @ t.reshape(-1, len(u))
+            return {"y": w @ v, "dq": dx.sum(axis=2), "dk": dx.sum(axis=1), "dv": w.swapaxes(1, 2) @ dy, "du": du}
         return Call(run, run)

@@ -1,6 +1,7 @@
 """Layers: Module, Parameter, and the layers that own parameters."""
 
 from fastseq.nn.activations import GELU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
+from fastseq.nn.attention_scores import AdditiveAttention, AttentionPooling, BilinearAttention, DotAttention
 from fastseq.nn.cache import KeyValueCache
 from fastseq.nn.cells import GRUCell, LSTMCell, RNNCell
 from fastseq.nn.containers import ModuleDict, ModuleList, Sequential
@@ -29,6 +30,10 @@ __all__ = [
     "MUT2",
     "MUT3",
     "RNN",
+    "AdditiveAttention",
+    "AttentionPooling",
+    "BilinearAttention",
+    "DotAttention",
     "Dropout",
     "Embedding",
     "GRUCell",

@@ -417,6 +417,66 @@ static void test_adam(void) {
         }
 }
 
+/* ---------------------------------------------------------------- additive attention */
+
+/* One query's scores, weights, output and, from dy, dL/d(scores) in wider arithmetic. */
+static void additive_query(wide *w, wide *y, wide *ds, const real *q, const real *k, const real *v, const real *u, const real *dy, ptrdiff_t L,
+                           ptrdiff_t D, ptrdiff_t Dv) {
+    wide total = 0, mean = 0;
+    for (ptrdiff_t j = 0; j < L; j++) {
+        wide s = 0;
+        for (ptrdiff_t d = 0; d < D; d++) s += u[d] * (wide)tanhl((wide)q[d] + k[j * D + d]);
+        total += w[j] = expl(s);
+    }
+    for (ptrdiff_t c = 0; c < Dv; c++) y[c] = 0;
+    for (ptrdiff_t j = 0; j < L; j++) {
+        w[j] /= total, ds[j] = 0;
+        for (ptrdiff_t c = 0; c < Dv; c++) {
+            y[c] += w[j] * v[j * Dv + c];
+            ds[j] += (wide)dy[c] * v[j * Dv + c];
+        }
+        mean += w[j] * ds[j];
+    }
+    for (ptrdiff_t j = 0; j < L; j++) ds[j] = w[j] * (ds[j] - mean);
+}
+
+static void test_additive_attention(void) {
+    static const ptrdiff_t sizes[][4] = {{1, 1, 1, 1}, {1, 5, 17, 3}, {2, 3, 16, 8}, {3, 17, 33, 5}, {70, 9, 5, 17}, {5, 33, 7, 70}, {4, 6, 8, 1}};
+    enum { B = 2 };
+    for (size_t n = 0; n < sizeof sizes / sizeof sizes[0]; n++)
+        for (int far = 0; far < 2; far++) {
+            ptrdiff_t Tq = sizes[n][0], Tk = sizes[n][1], D = sizes[n][2], Dv = sizes[n][3];
+            real *q = random_reals(B * Tq * D, -1, 1), *k = random_reals(B * Tk * D, -1, 1), *v = random_reals(B * Tk * Dv, -1, 1), *u = random_reals(D, -0.5, 0.5);
+            real *dy = random_reals(B * Tq * Dv, -1, 1), *y = reals(B * Tq * Dv), *weights = reals(B * Tq * Tk), *dscores = reals(B * Tq * Tk);
+            real *dq = reals(B * Tq * D), *dk = reals(B * Tk * D), *dv = reals(B * Tk * Dv), *du = reals(D);
+            int64_t lengths[B] = {Tk, Tk / 2};
+            if (far) q[0] = 500, k[D - 1] = -500;
+            void *work = check_buffer(FSQ_FN(additive_attention_forward_work)(Tq, Tk, D, Dv, check_threads), 1);
+            FSQ_FN(additive_attention_forward)(y, weights, q, k, v, u, lengths, NULL, NULL, 0, 0, 0, B, Tq, Tk, D, Dv, check_threads, work);
+            work = check_buffer(FSQ_FN(additive_attention_backward_work)(B, Tq, Tk, D, Dv, check_threads), 1);
+            FSQ_FN(additive_attention_backward)(dq, dk, dv, du, dscores, weights, q, k, v, u, dy, NULL, lengths, B, Tq, Tk, D, Dv, check_threads, work);
+            wide w[64], ds[64], expected[128];
+            for (ptrdiff_t b = 0, row = 0; b < B; b++)
+                for (ptrdiff_t i = 0; i < Tq; i++, row++) {
+                    ptrdiff_t L = (ptrdiff_t)lengths[b];
+                    const real *keys = k + b * Tk * D;
+                    additive_query(w, expected, ds, q + row * D, keys, v + b * Tk * Dv, u, dy + row * Dv, L, D, Dv);
+                    double units = 16 + 2 * (double)D + (double)Dv;
+                    for (ptrdiff_t c = 0; c < Dv; c++) CHECK(near(y[row * Dv + c], expected[c], units, units));
+                    for (ptrdiff_t j = 0; j < Tk; j++) CHECK(near(dscores[row * Tk + j], j < L ? ds[j] : 0, units, units));
+                    for (ptrdiff_t d = 0; d < D; d++) {
+                        wide sum = 0;
+                        for (ptrdiff_t j = 0; j < L; j++) {
+                            wide t = (wide)tanhl((wide)q[row * D + d] + keys[j * D + d]);
+                            sum += ds[j] * u[d] * (1 - t * t);
+                        }
+                        CHECK(near(dq[row * D + d], sum, units, units));
+                    }
+                }
+            check_free_all();
+        }
+}
+
 void TEST_NAME(test_ops)(void) {
     test_pointwise();
     test_special_values();
@@ -433,4 +493,5 @@ void TEST_NAME(test_ops)(void) {
     test_norm();
     test_sgd();
     test_adam();
+    test_additive_attention();
 }
