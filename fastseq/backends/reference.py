@@ -3,7 +3,8 @@
 It computes in the dtype that it is given; the tests differentiate it numerically in float64 and compare every kernel with it.
 Its functions have the signatures of `cpu.py`: arrays are validated, inputs are never changed, results are new arrays.
 x_t, h_t, c_t are rows of a batch here, so W x is written x W^T. In each backward function the forward line that is
-differentiated stands above the lines that do it. The recurrent cells are in `reference_recurrent.py`.
+differentiated stands above the lines that do it. The recurrent cells are in `reference_recurrent.py`, the attention decoder
+is in `reference_decoder.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ import numpy as np
 
 from fastseq.backends import reference_recurrent
 from fastseq.backends.recurrent import Noise, Weights, gates_of
+from fastseq.backends.reference_decoder import (  # noqa: F401
+    attention_decoder_backward,
+    attention_decoder_forward,
+    attention_decoder_pack,
+)
 
 Array = np.ndarray
 

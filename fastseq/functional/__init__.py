@@ -5,6 +5,13 @@ the forward one. Nothing here converts a dtype: float32 with float64 raises, and
 """
 
 from fastseq.functional.arithmetic import add, div, mul, neg, pow, sub
+from fastseq.functional.attention_decoder import (
+    DecoderMemory,
+    attention_decoder,
+    attention_decoder_backward,
+    attention_decoder_forward,
+    decoder_memory,
+)
 from fastseq.functional.cross_entropy import cross_entropy
 from fastseq.functional.dropout import dropout
 from fastseq.functional.embedding import embedding
@@ -21,10 +28,15 @@ from fastseq.functional.shape import concatenate, reshape, stack, swapaxes, tran
 from fastseq.functional.softmax import log_softmax, softmax
 
 __all__ = [
+    "DecoderMemory",
     "Noise",
     "add",
+    "attention_decoder",
+    "attention_decoder_backward",
+    "attention_decoder_forward",
     "concatenate",
     "cross_entropy",
+    "decoder_memory",
     "div",
     "dropout",
     "embedding",
