@@ -51,7 +51,7 @@ class Problem:
             shapes |= {"w_query": (M, H)}
         if self.state:
             shapes |= {"h_0": (B, H)} | ({"c_0": (B, H)} if self.cell == "lstm" else {})
-        spread = {name: max(shape[-1], 1) ** -0.5 if name.startswith("w_") else 1.0 for name, shape in shapes.items()}
+        spread = {name: 0.5 * max(shape[-1], 1) ** -0.5 if name[0] in "wb" else 1.0 for name, shape in shapes.items()}
         return {name: (spread[name] * rng.standard_normal(shape)).astype(dtype) for name, shape in shapes.items()}
 
     def options(self, rng: np.random.Generator) -> dict[str, Any]:

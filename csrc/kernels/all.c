@@ -13,6 +13,7 @@
 #include "bias.c"
 #include "softmax.c"
 #include "cross_entropy.c"
+#include "attention_decoder.c"
 #include "embedding.c"
 #include "optim.c"
 #include "fingerprint.c"
@@ -66,6 +67,8 @@ const FSQ_FN(kernels) ALL_TABLE(FSQ_ISA) = {
     .softmax_backward = softmax_backward,
     .cross_entropy_forward = cross_entropy_forward,
     .cross_entropy_backward = cross_entropy_backward,
+    .decoder_scores = decoder_scores,
+    .decoder_scores_backward = decoder_scores_backward,
     .embedding_forward = embedding_forward,
     .embedding_backward = embedding_backward,
     .dropout = dropout,

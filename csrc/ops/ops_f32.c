@@ -9,6 +9,7 @@
 #include "embedding.c"
 #include "matmul.c"
 #include "recurrent.c"
+#include "attention_decoder.c"
 #include "optim.c"
 #include "pointwise.c"
 #include "softmax.c"
