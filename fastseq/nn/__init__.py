@@ -1,6 +1,7 @@
 """Layers: Module, Parameter, and the layers that own parameters."""
 
 from fastseq.nn.activations import LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
+from fastseq.nn.attention_decoder import AttentionDecoder
 from fastseq.nn.cells import GRUCell, LSTMCell, RNNCell
 from fastseq.nn.containers import ModuleDict, ModuleList, Sequential
 from fastseq.nn.dropout import Dropout
@@ -16,6 +17,7 @@ __all__ = [
     "MUT2",
     "MUT3",
     "RNN",
+    "AttentionDecoder",
     "Dropout",
     "Embedding",
     "GRUCell",
