@@ -46,7 +46,7 @@ int fsq_has_openmp(void);
 /* ---------------------------------------------------------------- what both float types share */
 
 /* y = f(x), element by element; the order of this list is part of the interface. */
-typedef enum { FSQ_IDENTITY, FSQ_EXP, FSQ_LOG, FSQ_TANH, FSQ_SIGMOID, FSQ_RELU } fsq_function;
+typedef enum { FSQ_IDENTITY, FSQ_EXP, FSQ_LOG, FSQ_TANH, FSQ_SIGMOID, FSQ_RELU, FSQ_ERF, FSQ_GELU, FSQ_GELU_TANH } fsq_function;
 
 /* The first position of an id outside [0, limit), or -1 where there is none. ids (n) */
 ptrdiff_t fsq_ids_find_outside(const int64_t *ids, ptrdiff_t n, int64_t limit);
@@ -163,6 +163,30 @@ typedef struct {
     void *dw_ih, *dw_hh, *db_ih, *db_hh, *dw_out, *db_out, *dw_query, *du;  /* out    as the weights */
 } fsq_attention_decoder_gradients;
 
+/* ---------------------------------------------------------------- attention: what both float types share */
+
+/* Element (b, h, t, d) of an array (B, heads, T, D) is data[b batch + h head + t row + d], in elements of the entry point's type. */
+typedef struct {
+    void *data;                             /* const where the entry point says in */
+    ptrdiff_t batch, head, row;
+} fsq_attention_array;
+
+/* One call's sizes and options. Query i stands at position i + offset and sees the keys j with j <= i + offset (causal),
+ * |i + offset - j| < window (0: no window), j < key_lengths[b], and what the mask does not hide. */
+typedef struct {
+    ptrdiff_t B, heads, kv_heads;           /* kv_heads divides heads: head h of q reads head h / (heads / kv_heads) of k and v */
+    ptrdiff_t Tq, Tk, D, Dv;
+    double scale;
+    int causal;
+    ptrdiff_t offset, window;
+    const int64_t *key_lengths;             /* (B), each 0..Tk; NULL: Tk */
+    const void *mask;                       /* NULL: none; element (b, h, i, j) with the strides below, 0 for an axis that is broadcast */
+    int mask_is_bool;                       /* 1: bytes, 0 = hidden; 0: the entry point's type, added to the scaled score, -inf = hidden */
+    ptrdiff_t mask_batch, mask_head, mask_query, mask_key;
+    double dropout;                         /* 0 <= dropout <= 1; a weight is kept where word j % 4 of Philox, `key`, counter */
+    uint64_t key;                           /* (j / 4, i, b heads + h, 0), is at least dropout 2^32 */
+} fsq_attention_call;
+
 #define FSQ_REAL float
 #define FSQ_OP(name) name##_f32
 #include "fastseq.h"
@@ -180,7 +204,7 @@ typedef struct {
  * c (M, N) = f(op(a) (M, K) op(b) (K, N) + bias), or, with accumulate = 1, c + op(a) op(b).
  * Element (m, k) of op(a) is a[m a_row + k a_col], element (k, n) of op(b) is b[k b_row + n b_col]: any leading dimension, any
  * transpose, negative strides too. Element (m, n) of c is c[m c_row + n].
- * bias (N) or NULL. function: FSQ_IDENTITY, FSQ_TANH, FSQ_SIGMOID or FSQ_RELU; with accumulate no bias and FSQ_IDENTITY.
+ * bias (N) or NULL. function: FSQ_IDENTITY, FSQ_TANH, FSQ_SIGMOID, FSQ_RELU or FSQ_GELU; with accumulate no bias and FSQ_IDENTITY.
  * packed: op(b) as fsq_matmul_pack wrote it, and b is not read; or NULL.
  * batch products at once: the e-th reads a + e a_batch, b + e b_batch and writes c + e c_batch (packed: batch 1 only).
  * Each element of c is one chain of multiply-adds with k ascending, whatever M, N, the strides and the threads. */
@@ -242,8 +266,32 @@ void FSQ_OP(fsq_attention_decoder_backward)(const fsq_attention_decoder_call *ca
                                             const fsq_attention_decoder_gradients *gradients, int threads, void *work);
 size_t FSQ_OP(fsq_attention_decoder_backward_work)(const fsq_attention_decoder_call *call, int threads);
 
+/* ---------------------------------------------------------------- attention
+ * w = softmax over j of (scale q_i . k_j + mask), hidden keys 0, a row that sees nothing all 0; y_i = sum_j w_ij m_ij v_j, m dropout's
+ * mask (0 or 1 / (1 - p)). Scores live in tiles of scratch; no (Tq, Tk) matrix is stored but where the caller gives one.
+ * What a hidden key holds, and the value of a key that none of 64 queries sees, is not read or does not count, NaN included.
+ *
+ * forward: y (B, heads, Tq, Dv) out; lse (B, heads, Tq), cache or NULL, = log(sum exp(score)), -inf where nothing is seen; weights
+ * (B, heads, Tq, Tk) = w m out or NULL; q (B, heads, Tq, D), k (B, kv_heads, Tk, D), v (B, kv_heads, Tk, Dv) in.
+ * A query's y, lse and weights depend on it and on its keys and values only. One query (Tq = 1) takes another order of additions: its keys
+ * in fixed pieces, which are merged in order.
+ *
+ * backward: dq, dk, dv out, arrays like q, k, v that do not overlap; dscores (B, heads, Tq, Tk) out or NULL, the gradient of
+ * scale q k^T + mask; y, lse, q, k, v as in forward, dy like y; weights and dweights (B, heads, Tq, Tk), both or neither: forward's
+ * weights, and the gradient that came to them. An entry of dq is one chain over the keys, of dk and dv over the heads that share them
+ * and the queries, in ascending order. */
+void FSQ_OP(fsq_attention_forward)(const fsq_attention_array *y, FSQ_REAL *lse, FSQ_REAL *weights, const fsq_attention_array *q,
+                                   const fsq_attention_array *k, const fsq_attention_array *v, const fsq_attention_call *call, int threads, void *work);
+size_t FSQ_OP(fsq_attention_forward_work)(const fsq_attention_call *call, int threads);
+void FSQ_OP(fsq_attention_backward)(const fsq_attention_array *dq, const fsq_attention_array *dk, const fsq_attention_array *dv, FSQ_REAL *dscores,
+                                    const fsq_attention_array *q, const fsq_attention_array *k, const fsq_attention_array *v,
+                                    const fsq_attention_array *y, const FSQ_REAL *lse, const fsq_attention_array *dy, const FSQ_REAL *weights,
+                                    const FSQ_REAL *dweights, const fsq_attention_call *call, int threads, void *work);
+size_t FSQ_OP(fsq_attention_backward_work)(const fsq_attention_call *call, int threads);
+
 /* ---------------------------------------------------------------- pointwise
- * y (n) = f(x (n)); y may be x. Backward: dx = dy f'(x), from `saved` = y, but for FSQ_LOG saved = x; dx may be dy. */
+ * y (n) = f(x (n)); y may be x. FSQ_GELU: x Phi(x); FSQ_GELU_TANH: x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
+ * Backward: dx = dy f'(x), from `saved` = y, but for FSQ_LOG, FSQ_ERF and both GELUs saved = x; dx may be dy. */
 void FSQ_OP(fsq_pointwise_forward)(FSQ_REAL *y, const FSQ_REAL *x, ptrdiff_t n, fsq_function function, int threads);
 void FSQ_OP(fsq_pointwise_backward)(FSQ_REAL *dx, const FSQ_REAL *saved, const FSQ_REAL *dy, ptrdiff_t n, fsq_function function, int threads);
 
@@ -252,9 +300,26 @@ void FSQ_OP(fsq_pointwise_backward)(FSQ_REAL *dx, const FSQ_REAL *saved, const F
 void FSQ_OP(fsq_bias_backward)(FSQ_REAL *db, const FSQ_REAL *dy, ptrdiff_t M, ptrdiff_t N, int threads);
 
 /* ---------------------------------------------------------------- softmax over the last axis
- * y (M, N) = exp(x - max) / sum; a row of all -inf gives zeros; y may be x. dx = y (dy - sum(y dy)); dx may be dy. */
+ * y (M, N) = exp(x - max) / sum; a row of all -inf gives zeros; y may be x. dx = y (dy - sum(y dy)); dx may be dy.
+ * log_softmax: y = x - max - log(sum); a row of all -inf stays what it is. dx = dy - exp(y) sum(dy). */
 void FSQ_OP(fsq_softmax_forward)(FSQ_REAL *y, const FSQ_REAL *x, ptrdiff_t M, ptrdiff_t N, int threads);
 void FSQ_OP(fsq_softmax_backward)(FSQ_REAL *dx, const FSQ_REAL *y, const FSQ_REAL *dy, ptrdiff_t M, ptrdiff_t N, int threads);
+void FSQ_OP(fsq_log_softmax_forward)(FSQ_REAL *y, const FSQ_REAL *x, ptrdiff_t M, ptrdiff_t N, int threads);
+void FSQ_OP(fsq_log_softmax_backward)(FSQ_REAL *dx, const FSQ_REAL *y, const FSQ_REAL *dy, ptrdiff_t M, ptrdiff_t N, int threads);
+
+/* ---------------------------------------------------------------- layer_norm over the last axis, with the residual before it
+ * s (M, N) = x + residual, y (M, N) = weight (s - mean) rstd + bias, rstd = 1 / sqrt(mean((s - mean)^2) + eps); mean and rstd (M) cache.
+ * centred = 0 is RMS norm: the mean counts as 0, and `mean` is NULL. residual and s are NULL together: then s is x. weight (N) and
+ * bias (N) may be NULL. y may be x or residual, and s may be either.
+ * Backward: dx (M, N), the gradient of x and of the residual alike, dweight (N), dbias (N); NULL: not wanted. dy (M, N) is the gradient of
+ * y, ds (M, N) of s or NULL = 0. A row of y, s and dx depends on that row only. dweight and dbias are sums over chunks of rows, whose
+ * number follows from M alone, first to last. work: fsq_layer_norm_backward_work bytes, aligned for FSQ_REAL. */
+void FSQ_OP(fsq_layer_norm_forward)(FSQ_REAL *y, FSQ_REAL *s, FSQ_REAL *mean, FSQ_REAL *rstd, const FSQ_REAL *x, const FSQ_REAL *residual,
+                                    const FSQ_REAL *weight, const FSQ_REAL *bias, ptrdiff_t M, ptrdiff_t N, double eps, int centred, int threads);
+void FSQ_OP(fsq_layer_norm_backward)(FSQ_REAL *dx, FSQ_REAL *dweight, FSQ_REAL *dbias, const FSQ_REAL *dy, const FSQ_REAL *ds, const FSQ_REAL *s,
+                                     const FSQ_REAL *mean, const FSQ_REAL *rstd, const FSQ_REAL *weight, ptrdiff_t M, ptrdiff_t N,
+                                     int centred, int threads, void *work);
+size_t FSQ_OP(fsq_layer_norm_backward_work)(ptrdiff_t M, ptrdiff_t N);
 
 /* ---------------------------------------------------------------- cross_entropy: softmax and negative log-likelihood in one pass
  * losses (N) = log(sum exp(logits)) - sum_v q_v logits_v with q = (1 - smoothing) onehot(target) + smoothing / V;
@@ -264,6 +329,21 @@ void FSQ_OP(fsq_cross_entropy_forward)(FSQ_REAL *losses, FSQ_REAL *lse, const FS
                                        ptrdiff_t N, ptrdiff_t V, int64_t ignore_index, double smoothing, int threads);
 void FSQ_OP(fsq_cross_entropy_backward)(FSQ_REAL *dlogits, const FSQ_REAL *lse, const FSQ_REAL *logits, const int64_t *targets, const FSQ_REAL *dlosses,
                                         ptrdiff_t dlosses_step, ptrdiff_t N, ptrdiff_t V, int64_t ignore_index, double smoothing, int threads);
+
+/* ---------------------------------------------------------------- linear_cross_entropy: cross_entropy of logits = x W^T + bias
+ * losses, lse (cache), targets, ignore_index, smoothing, dlosses as in cross_entropy; x (N, H), weight (V, H), bias (V) or NULL. Of the
+ * logits only a chunk of rows exists at a time, in scratch: about 4 MB, or 96 rows where that is more. Backward makes them again:
+ * dx (N, H), dweight (V, H), dbias (V); NULL: not wanted. A row of losses, lse and dx depends on that row and the parameters only; every
+ * element of dweight and dbias is one chain of additions over the rows, first to last. */
+void FSQ_OP(fsq_linear_cross_entropy_forward)(FSQ_REAL *losses, FSQ_REAL *lse, const FSQ_REAL *x, const FSQ_REAL *weight, const FSQ_REAL *bias,
+                                              const int64_t *targets, ptrdiff_t N, ptrdiff_t H, ptrdiff_t V, int64_t ignore_index,
+                                              double smoothing, int threads, void *work);
+size_t FSQ_OP(fsq_linear_cross_entropy_forward_work)(ptrdiff_t N, ptrdiff_t H, ptrdiff_t V, int threads);
+void FSQ_OP(fsq_linear_cross_entropy_backward)(FSQ_REAL *dx, FSQ_REAL *dweight, FSQ_REAL *dbias, const FSQ_REAL *lse, const FSQ_REAL *x,
+                                               const FSQ_REAL *weight, const FSQ_REAL *bias, const int64_t *targets, const FSQ_REAL *dlosses,
+                                               ptrdiff_t dlosses_step, ptrdiff_t N, ptrdiff_t H, ptrdiff_t V, int64_t ignore_index,
+                                               double smoothing, int threads, void *work);
+size_t FSQ_OP(fsq_linear_cross_entropy_backward_work)(ptrdiff_t N, ptrdiff_t H, ptrdiff_t V, int threads);
 
 /* ---------------------------------------------------------------- embedding
  * y (n, D) = weight[ids]; ids (n) checked, weight (V, D).

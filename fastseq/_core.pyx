@@ -42,7 +42,8 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_setspecific(pthread_key_t key, const void *value)
 
 # The names of csrc/fastseq.h's fsq_function.
-FUNCTIONS = {"identity": FSQ_IDENTITY, "exp": FSQ_EXP, "log": FSQ_LOG, "tanh": FSQ_TANH, "sigmoid": FSQ_SIGMOID, "relu": FSQ_RELU}
+FUNCTIONS = {"identity": FSQ_IDENTITY, "exp": FSQ_EXP, "log": FSQ_LOG, "tanh": FSQ_TANH, "sigmoid": FSQ_SIGMOID, "relu": FSQ_RELU,
+             "erf": FSQ_ERF, "gelu": FSQ_GELU, "gelu_tanh": FSQ_GELU_TANH}
 cdef str IDENTITY = "identity"
 
 # ---------------------------------------------------------------- memory
@@ -1175,7 +1176,128 @@ def attention_decoder_backward(AttentionDecoderCache cache not None, ndarray dou
     return {"dx": dx, "dkeys": dkeys, "dmemory": dmemory, "dh_0": dh_0, "dc_0": dc_0, "weights": cache.weights._make(weights)}
 
 
-# ---------------------------------------------------------------- pointwise, softmax, cross_entropy
+# ---------------------------------------------------------------- attention
+
+cdef ndarray headed(ndarray a, fsq_attention_array *view):
+    """`a` (B, heads, T, D) as C takes it: rows that are contiguous, at any strides of whole elements; a copy where they are not."""
+    cdef npy_intp size = 4 if is_single(a) else 8
+    a = strided(a)
+    if PyArray_DIM(a, 3) > 1 and PyArray_STRIDE(a, 3) != size:
+        a = dense(a.copy())
+    view.data, view.batch, view.head, view.row = PyArray_DATA(a), stride(a, 0), stride(a, 1), stride(a, 2)
+    return a
+
+
+cdef ndarray empty_headed(ndarray like, npy_intp D, fsq_attention_array *view):
+    """A new array (B, heads, T, D) with as many rows as `like`, whose axes lie in memory in the same order."""
+    cdef npy_intp B = PyArray_DIM(like, 0), heads = PyArray_DIM(like, 1), T = PyArray_DIM(like, 2)
+    cdef npy_intp b = PyArray_STRIDE(like, 0), h = PyArray_STRIDE(like, 1), t = PyArray_STRIDE(like, 2)
+    cdef int type = PyArray_TYPE(like)
+    cdef ndarray a
+    if h >= t or heads <= 1 or T <= 1:
+        a = empty(type, (B, heads, T, D))
+    elif b >= t or B <= 1:
+        a = empty(type, (B, T, heads, D)).transpose(0, 2, 1, 3)
+    else:
+        a = empty(type, (T, B, heads, D)).transpose(1, 2, 0, 3)
+    view.data, view.batch, view.head, view.row = PyArray_DATA(a), stride(a, 0), stride(a, 1), stride(a, 2)
+    return a
+
+
+cdef uint64_t attention_key(options) except? 0:
+    """Philox's key for the weights' masks."""
+    cdef uint32_t[4] counter = [0, options.layer, options.call, 0x61747465]
+    cdef uint32_t out[4]
+    fsq_philox(out, options.seed, counter)
+    return out[0] | <uint64_t>out[1] << 32
+
+
+cdef ndarray attention_call(fsq_attention_call *call, ndarray q, ndarray k, ndarray v, ndarray mask, ndarray key_lengths, options):
+    """Fills `call`; returns the mask that it points into, which must outlive it. key_lengths is dense."""
+    cdef npy_intp size
+    call.B, call.heads, call.Tq, call.D = PyArray_DIM(q, 0), PyArray_DIM(q, 1), PyArray_DIM(q, 2), PyArray_DIM(q, 3)
+    call.kv_heads, call.Tk, call.Dv = PyArray_DIM(k, 1), PyArray_DIM(k, 2), PyArray_DIM(v, 3)
+    call.scale, call.causal, call.offset, call.window, call.dropout = options[:5]
+    call.key = attention_key(options) if call.dropout > 0 else 0
+    call.key_lengths = <const int64_t *>pointer(key_lengths)
+    call.mask, call.mask_is_bool = NULL, 0
+    if mask is not None:
+        call.mask_is_bool = PyArray_TYPE(mask) != PyArray_TYPE(q)
+        size = 1 if call.mask_is_bool else 4 if is_single(q) else 8
+        if not call.mask_is_bool:
+            mask = strided(mask)
+        call.mask = PyArray_DATA(mask)
+        call.mask_batch = PyArray_STRIDE(mask, 0) / size if PyArray_DIM(mask, 0) > 1 else 0
+        call.mask_head = PyArray_STRIDE(mask, 1) / size if PyArray_DIM(mask, 1) > 1 else 0
+        call.mask_query = PyArray_STRIDE(mask, 2) / size if PyArray_DIM(mask, 2) > 1 else 0
+        call.mask_key = PyArray_STRIDE(mask, 3) / size if PyArray_DIM(mask, 3) > 1 else 0
+    return mask
+
+
+def attention_forward(ndarray q not None, ndarray k not None, ndarray v not None, ndarray mask, ndarray key_lengths, options not None,
+                      bint training, bint weights):
+    """y (B, heads, Tq, Dv), lse (B, heads, Tq) in training, the weights (B, heads, Tq, Tk) where asked for."""
+    cdef fsq_attention_array qs, ks, vs, ys
+    cdef fsq_attention_call call
+    cdef int threads = fsq_threads_get()
+    cdef bint single = is_single(q)
+    cdef ndarray y, lse = None, w = None
+    cdef size_t bytes
+    cdef void *work
+    q, k, v, key_lengths = headed(q, &qs), headed(k, &ks), headed(v, &vs), dense_or_none(key_lengths)
+    mask = attention_call(&call, q, k, v, mask, key_lengths, options)
+    y = empty_headed(q, call.Dv, &ys)
+    if training:
+        lse = empty(PyArray_TYPE(q), (call.B, call.heads, call.Tq))
+    if weights:
+        w = empty(PyArray_TYPE(q), (call.B, call.heads, call.Tq, call.Tk))
+    if call.B * call.heads * call.Tq == 0:
+        return y, lse, w
+    bytes = attention_forward_work_c(single, &call, threads)
+    work = scratch_take(bytes)
+    with nogil:
+        attention_forward_c(single, &ys, pointer(lse), pointer(w), &qs, &ks, &vs, &call, threads, work)
+        scratch_give(work, bytes)
+    return y, lse, w
+
+
+def attention_backward(ndarray q not None, ndarray k not None, ndarray v not None, ndarray y not None, ndarray lse not None, ndarray dy not None,
+                       ndarray mask, ndarray key_lengths, options not None, ndarray weights, ndarray dweights, bint need_dscores, tuple out not None):
+    """dq, dk, dv, new or written to the three arrays of `out`, and dscores (B, heads, Tq, Tk) where asked for."""
+    cdef fsq_attention_array qs, ks, vs, ys, dys, dqs, dks, dvs
+    cdef fsq_attention_call call
+    cdef int threads = fsq_threads_get()
+    cdef bint single = is_single(q)
+    cdef ndarray dq, dk, dv, dscores = None
+    cdef size_t bytes
+    cdef void *work
+    q, k, v, y, dy = headed(q, &qs), headed(k, &ks), headed(v, &vs), headed(y, &ys), headed(dy, &dys)
+    lse, key_lengths, weights, dweights = dense(lse), dense_or_none(key_lengths), dense_or_none(weights), dense_or_none(dweights)
+    mask = attention_call(&call, q, k, v, mask, key_lengths, options)
+    dq = empty_headed(q, call.D, &dqs) if out[0] is None else headed_out(out[0], &dqs)
+    dk = empty_headed(k, call.D, &dks) if out[1] is None else headed_out(out[1], &dks)
+    dv = empty_headed(v, call.Dv, &dvs) if out[2] is None else headed_out(out[2], &dvs)
+    if need_dscores:
+        dscores = empty(PyArray_TYPE(q), (call.B, call.heads, call.Tq, call.Tk))
+    if call.B * call.kv_heads == 0:
+        return dq, dk, dv, dscores
+    bytes = attention_backward_work_c(single, &call, threads)
+    work = scratch_take(bytes)
+    with nogil:
+        attention_backward_c(single, &dqs, &dks, &dvs, pointer(dscores), &qs, &ks, &vs, &ys, pointer(lse), &dys, pointer(weights), pointer(dweights),
+                             &call, threads, work)
+        scratch_give(work, bytes)
+    return dq, dk, dv, dscores
+
+
+cdef ndarray headed_out(ndarray a, fsq_attention_array *view):
+    """An array that is written where it lies."""
+    if headed(a, view) is not a:
+        raise ValueError("an array to be written: expected contiguous rows")
+    return a
+
+
+# ---------------------------------------------------------------- pointwise, softmax, layer_norm, cross_entropy
 
 def pointwise_forward(ndarray x not None, fsq_function function):
     """y = f(x)."""
@@ -1187,7 +1309,7 @@ def pointwise_forward(ndarray x not None, fsq_function function):
 
 
 def pointwise_backward(ndarray saved not None, ndarray dy not None, fsq_function function):
-    """dx = dy f'(x) from `saved` = y, but for log x."""
+    """dx = dy f'(x) from `saved` = y, but for log, erf and gelu x."""
     cdef ndarray s = dense(saved), g = dense(dy), dx = empty_like(s)
     cdef int threads = fsq_threads_get()
     with nogil:
@@ -1215,6 +1337,56 @@ def softmax_backward(ndarray y not None, ndarray dy not None):
     return dx
 
 
+def log_softmax_forward(ndarray x not None):
+    """The logarithm of softmax over the last axis."""
+    cdef ndarray a = dense(x), y = empty_like(a)
+    cdef int threads = fsq_threads_get()
+    cdef npy_intp M = rows(a), N = last_axis(a)
+    with nogil:
+        log_softmax_forward_c(is_single(a), PyArray_DATA(y), PyArray_DATA(a), M, N, threads)
+    return y
+
+
+def log_softmax_backward(ndarray y not None, ndarray dy not None):
+    """dx = dy - exp(y) sum(dy) over the last axis."""
+    cdef ndarray a = dense(y), g = dense(dy), dx = empty_like(a)
+    cdef int threads = fsq_threads_get()
+    cdef npy_intp M = rows(a), N = last_axis(a)
+    with nogil:
+        log_softmax_backward_c(is_single(a), PyArray_DATA(dx), PyArray_DATA(a), PyArray_DATA(g), M, N, threads)
+    return dx
+
+
+def layer_norm_forward(ndarray x not None, ndarray residual, ndarray weight, ndarray bias, double eps, bint centred):
+    """y, s (x itself without a residual), mean (M,) or None, rstd (M,)."""
+    cdef ndarray a = dense(x), r = dense_or_none(residual), w = dense_or_none(weight), b = dense_or_none(bias)
+    cdef ndarray y = empty_like(a), s = None if r is None else empty_like(a)
+    cdef npy_intp N = last_axis(a), M = rows(a)
+    cdef ndarray mean = empty(PyArray_TYPE(a), (M,)) if centred else None, rstd = empty(PyArray_TYPE(a), (M,))
+    cdef int threads = fsq_threads_get()
+    with nogil:
+        layer_norm_forward_c(is_single(a), PyArray_DATA(y), pointer(s), pointer(mean), PyArray_DATA(rstd), PyArray_DATA(a), pointer(r), pointer(w),
+                             pointer(b), M, N, eps, centred, threads)
+    return y, a if s is None else s, mean, rstd
+
+
+def layer_norm_backward(ndarray dy not None, ndarray ds, ndarray s not None, ndarray mean, ndarray rstd not None, ndarray weight,
+                        bint need_dx, bint need_dweight, bint need_dbias):
+    """dx, dweight (N,), dbias (N,), None where not needed; mean None: RMS norm."""
+    cdef ndarray g = dense(dy), gs = dense_or_none(ds), a = dense(s), w = dense_or_none(weight)
+    cdef npy_intp N = last_axis(a), M = rows(a)
+    cdef ndarray dx = empty_like(a) if need_dx else None
+    cdef ndarray dweight = empty(PyArray_TYPE(a), (N,)) if need_dweight else None, dbias = empty(PyArray_TYPE(a), (N,)) if need_dbias else None
+    cdef int threads = fsq_threads_get()
+    cdef size_t bytes = layer_norm_backward_work_c(is_single(a), M, N)
+    cdef void *work = scratch_take(bytes)
+    with nogil:
+        layer_norm_backward_c(is_single(a), pointer(dx), pointer(dweight), pointer(dbias), PyArray_DATA(g), pointer(gs), PyArray_DATA(a),
+                              pointer(mean), PyArray_DATA(rstd), pointer(w), M, N, mean is not None, threads, work)
+        scratch_give(work, bytes)
+    return dx, dweight, dbias
+
+
 def cross_entropy_forward(ndarray logits not None, ndarray targets not None, int64_t ignore_index, double smoothing):
     """logits (N, V), targets (N,) int64 -> losses (N,), lse (N,)."""
     cdef ndarray a = dense(logits), t = dense(targets)
@@ -1237,6 +1409,43 @@ def cross_entropy_backward(ndarray lse not None, ndarray logits not None, ndarra
         cross_entropy_backward_c(is_single(a), PyArray_DATA(dlogits), PyArray_DATA(s), PyArray_DATA(a), <const int64_t *>PyArray_DATA(t),
                                  PyArray_DATA(g), PyArray_SIZE(g) != 1, N, V, ignore_index, smoothing, threads)
     return dlogits
+
+
+def linear_cross_entropy_forward(ndarray x not None, ndarray weight not None, ndarray bias, ndarray targets not None, int64_t ignore_index,
+                                 double smoothing):
+    """x (N, H), weight (V, H), bias (V,) or None, targets (N,) int64 -> losses (N,), lse (N,)."""
+    cdef ndarray a = dense(x), w = dense(weight), b = dense_or_none(bias), t = dense(targets)
+    cdef npy_intp N = PyArray_DIM(a, 0), H = PyArray_DIM(a, 1), V = PyArray_DIM(w, 0)
+    cdef ndarray losses = empty(PyArray_TYPE(a), (N,)), lse = empty(PyArray_TYPE(a), (N,))
+    cdef int threads = fsq_threads_get()
+    cdef bint single = is_single(a)
+    cdef size_t bytes = linear_cross_entropy_forward_work_c(single, N, H, V, threads)
+    cdef void *work = scratch_take(bytes)
+    with nogil:
+        linear_cross_entropy_forward_c(single, PyArray_DATA(losses), PyArray_DATA(lse), PyArray_DATA(a), PyArray_DATA(w), pointer(b),
+                                       <const int64_t *>PyArray_DATA(t), N, H, V, ignore_index, smoothing, threads, work)
+        scratch_give(work, bytes)
+    return losses, lse
+
+
+def linear_cross_entropy_backward(ndarray lse not None, ndarray x not None, ndarray weight not None, ndarray bias, ndarray targets not None,
+                                  ndarray dlosses not None, int64_t ignore_index, double smoothing, bint need_dx, bint need_dweight,
+                                  bint need_dbias):
+    """dx (N, H), dweight (V, H), dbias (V,), None where not needed; dlosses (N,), or one number for every row."""
+    cdef ndarray l = dense(lse), a = dense(x), w = dense(weight), b = dense_or_none(bias), t = dense(targets), g = dense(dlosses)
+    cdef npy_intp N = PyArray_DIM(a, 0), H = PyArray_DIM(a, 1), V = PyArray_DIM(w, 0)
+    cdef ndarray dx = empty_like(a) if need_dx else None, dweight = empty_like(w) if need_dweight else None
+    cdef ndarray dbias = empty(PyArray_TYPE(a), (V,)) if need_dbias else None
+    cdef int threads = fsq_threads_get()
+    cdef bint single = is_single(a)
+    cdef size_t bytes = linear_cross_entropy_backward_work_c(single, N, H, V, threads)
+    cdef void *work = scratch_take(bytes)
+    with nogil:
+        linear_cross_entropy_backward_c(single, pointer(dx), pointer(dweight), pointer(dbias), PyArray_DATA(l), PyArray_DATA(a), PyArray_DATA(w),
+                                        pointer(b), <const int64_t *>PyArray_DATA(t), PyArray_DATA(g), PyArray_SIZE(g) != 1, N, H, V, ignore_index,
+                                        smoothing, threads, work)
+        scratch_give(work, bytes)
+    return dx, dweight, dbias
 
 
 # ---------------------------------------------------------------- embedding, dropout

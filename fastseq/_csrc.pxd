@@ -27,6 +27,9 @@ cdef extern from "fastseq.h" nogil:
         FSQ_TANH
         FSQ_SIGMOID
         FSQ_RELU
+        FSQ_ERF
+        FSQ_GELU
+        FSQ_GELU_TANH
 
     ptrdiff_t fsq_ids_find_outside(const int64_t *ids, ptrdiff_t n, int64_t limit)
     void fsq_philox(uint32_t *out, uint64_t key, const uint32_t *counter)
@@ -125,6 +128,22 @@ cdef extern from "fastseq.h" nogil:
         void *dc_0
         void *dw_ih                                 # and 7 more, in the same order
 
+    ctypedef struct fsq_attention_array:
+        void *data
+        ptrdiff_t batch, head, row
+
+    ctypedef struct fsq_attention_call:
+        ptrdiff_t B, heads, kv_heads, Tq, Tk, D, Dv
+        double scale
+        int causal
+        ptrdiff_t offset, window
+        const int64_t *key_lengths
+        const void *mask
+        int mask_is_bool
+        ptrdiff_t mask_batch, mask_head, mask_query, mask_key
+        double dropout
+        uint64_t key
+
 cdef extern from *:
     """
     #define FSQ_EITHER(op, single, ...) ((single) ? op##_f32(__VA_ARGS__) : op##_f64(__VA_ARGS__))
@@ -146,13 +165,26 @@ cdef extern from *:
     #define FSQ_ATTENTION_DECODER_FORWARD_WORK(...) FSQ_EITHER(fsq_attention_decoder_forward_work, __VA_ARGS__)
     #define FSQ_ATTENTION_DECODER_BACKWARD(...) FSQ_EITHER(fsq_attention_decoder_backward, __VA_ARGS__)
     #define FSQ_ATTENTION_DECODER_BACKWARD_WORK(...) FSQ_EITHER(fsq_attention_decoder_backward_work, __VA_ARGS__)
+    #define FSQ_ATTENTION_FORWARD(...) FSQ_EITHER(fsq_attention_forward, __VA_ARGS__)
+    #define FSQ_ATTENTION_FORWARD_WORK(...) FSQ_EITHER(fsq_attention_forward_work, __VA_ARGS__)
+    #define FSQ_ATTENTION_BACKWARD(...) FSQ_EITHER(fsq_attention_backward, __VA_ARGS__)
+    #define FSQ_ATTENTION_BACKWARD_WORK(...) FSQ_EITHER(fsq_attention_backward_work, __VA_ARGS__)
     #define FSQ_POINTWISE_FORWARD(...) FSQ_EITHER(fsq_pointwise_forward, __VA_ARGS__)
     #define FSQ_POINTWISE_BACKWARD(...) FSQ_EITHER(fsq_pointwise_backward, __VA_ARGS__)
     #define FSQ_BIAS_BACKWARD(...) FSQ_EITHER(fsq_bias_backward, __VA_ARGS__)
     #define FSQ_SOFTMAX_FORWARD(...) FSQ_EITHER(fsq_softmax_forward, __VA_ARGS__)
     #define FSQ_SOFTMAX_BACKWARD(...) FSQ_EITHER(fsq_softmax_backward, __VA_ARGS__)
+    #define FSQ_LOG_SOFTMAX_FORWARD(...) FSQ_EITHER(fsq_log_softmax_forward, __VA_ARGS__)
+    #define FSQ_LOG_SOFTMAX_BACKWARD(...) FSQ_EITHER(fsq_log_softmax_backward, __VA_ARGS__)
+    #define FSQ_LAYER_NORM_FORWARD(...) FSQ_EITHER(fsq_layer_norm_forward, __VA_ARGS__)
+    #define FSQ_LAYER_NORM_BACKWARD(...) FSQ_EITHER(fsq_layer_norm_backward, __VA_ARGS__)
+    #define FSQ_LAYER_NORM_BACKWARD_WORK(...) FSQ_EITHER(fsq_layer_norm_backward_work, __VA_ARGS__)
     #define FSQ_CROSS_ENTROPY_FORWARD(...) FSQ_EITHER(fsq_cross_entropy_forward, __VA_ARGS__)
     #define FSQ_CROSS_ENTROPY_BACKWARD(...) FSQ_EITHER(fsq_cross_entropy_backward, __VA_ARGS__)
+    #define FSQ_LINEAR_CROSS_ENTROPY_FORWARD(...) FSQ_EITHER(fsq_linear_cross_entropy_forward, __VA_ARGS__)
+    #define FSQ_LINEAR_CROSS_ENTROPY_FORWARD_WORK(...) FSQ_EITHER(fsq_linear_cross_entropy_forward_work, __VA_ARGS__)
+    #define FSQ_LINEAR_CROSS_ENTROPY_BACKWARD(...) FSQ_EITHER(fsq_linear_cross_entropy_backward, __VA_ARGS__)
+    #define FSQ_LINEAR_CROSS_ENTROPY_BACKWARD_WORK(...) FSQ_EITHER(fsq_linear_cross_entropy_backward_work, __VA_ARGS__)
     #define FSQ_EMBEDDING_FORWARD(...) FSQ_EITHER(fsq_embedding_forward, __VA_ARGS__)
     #define FSQ_EMBEDDING_BACKWARD(...) FSQ_EITHER(fsq_embedding_backward, __VA_ARGS__)
     #define FSQ_DROPOUT(...) FSQ_EITHER(fsq_dropout, __VA_ARGS__)
@@ -196,6 +228,17 @@ cdef extern from * nogil:
                                                                        const fsq_attention_decoder_gradients *gradients, int threads, void *work)
     size_t attention_decoder_backward_work_c "FSQ_ATTENTION_DECODER_BACKWARD_WORK"(bint single, const fsq_attention_decoder_call *call, int threads)
 
+    void attention_forward_c "FSQ_ATTENTION_FORWARD"(bint single, const fsq_attention_array *y, void *lse, void *weights, const fsq_attention_array *q,
+                                                     const fsq_attention_array *k, const fsq_attention_array *v, const fsq_attention_call *call,
+                                                     int threads, void *work)
+    size_t attention_forward_work_c "FSQ_ATTENTION_FORWARD_WORK"(bint single, const fsq_attention_call *call, int threads)
+    void attention_backward_c "FSQ_ATTENTION_BACKWARD"(bint single, const fsq_attention_array *dq, const fsq_attention_array *dk,
+                                                       const fsq_attention_array *dv, void *dscores, const fsq_attention_array *q,
+                                                       const fsq_attention_array *k, const fsq_attention_array *v, const fsq_attention_array *y,
+                                                       const void *lse, const fsq_attention_array *dy, const void *weights, const void *dweights,
+                                                       const fsq_attention_call *call, int threads, void *work)
+    size_t attention_backward_work_c "FSQ_ATTENTION_BACKWARD_WORK"(bint single, const fsq_attention_call *call, int threads)
+
     void pointwise_forward_c "FSQ_POINTWISE_FORWARD"(bint single, void *y, const void *x, ptrdiff_t n, fsq_function function, int threads)
     void pointwise_backward_c "FSQ_POINTWISE_BACKWARD"(bint single, void *dx, const void *saved, const void *dy, ptrdiff_t n,
                                                        fsq_function function, int threads)
@@ -203,11 +246,33 @@ cdef extern from * nogil:
     void softmax_forward_c "FSQ_SOFTMAX_FORWARD"(bint single, void *y, const void *x, ptrdiff_t M, ptrdiff_t N, int threads)
     void softmax_backward_c "FSQ_SOFTMAX_BACKWARD"(bint single, void *dx, const void *y, const void *dy, ptrdiff_t M, ptrdiff_t N, int threads)
 
+    void log_softmax_forward_c "FSQ_LOG_SOFTMAX_FORWARD"(bint single, void *y, const void *x, ptrdiff_t M, ptrdiff_t N, int threads)
+    void log_softmax_backward_c "FSQ_LOG_SOFTMAX_BACKWARD"(bint single, void *dx, const void *y, const void *dy, ptrdiff_t M, ptrdiff_t N,
+                                                           int threads)
+    void layer_norm_forward_c "FSQ_LAYER_NORM_FORWARD"(bint single, void *y, void *s, void *mean, void *rstd, const void *x, const void *residual,
+                                                       const void *weight, const void *bias, ptrdiff_t M, ptrdiff_t N, double eps, int centred,
+                                                       int threads)
+    void layer_norm_backward_c "FSQ_LAYER_NORM_BACKWARD"(bint single, void *dx, void *dweight, void *dbias, const void *dy, const void *ds,
+                                                         const void *s, const void *mean, const void *rstd, const void *weight,
+                                                         ptrdiff_t M, ptrdiff_t N, int centred, int threads, void *work)
+    size_t layer_norm_backward_work_c "FSQ_LAYER_NORM_BACKWARD_WORK"(bint single, ptrdiff_t M, ptrdiff_t N)
+
     void cross_entropy_forward_c "FSQ_CROSS_ENTROPY_FORWARD"(bint single, void *losses, void *lse, const void *logits, const int64_t *targets,
                                                              ptrdiff_t N, ptrdiff_t V, int64_t ignore_index, double smoothing, int threads)
     void cross_entropy_backward_c "FSQ_CROSS_ENTROPY_BACKWARD"(bint single, void *dlogits, const void *lse, const void *logits,
                                                                const int64_t *targets, const void *dlosses, ptrdiff_t dlosses_step,
                                                                ptrdiff_t N, ptrdiff_t V, int64_t ignore_index, double smoothing, int threads)
+    void linear_cross_entropy_forward_c "FSQ_LINEAR_CROSS_ENTROPY_FORWARD"(bint single, void *losses, void *lse, const void *x, const void *weight,
+                                                                           const void *bias, const int64_t *targets, ptrdiff_t N, ptrdiff_t H,
+                                                                           ptrdiff_t V, int64_t ignore_index, double smoothing, int threads,
+                                                                           void *work)
+    size_t linear_cross_entropy_forward_work_c "FSQ_LINEAR_CROSS_ENTROPY_FORWARD_WORK"(bint single, ptrdiff_t N, ptrdiff_t H, ptrdiff_t V, int threads)
+    void linear_cross_entropy_backward_c "FSQ_LINEAR_CROSS_ENTROPY_BACKWARD"(bint single, void *dx, void *dweight, void *dbias, const void *lse,
+                                                                             const void *x, const void *weight, const void *bias,
+                                                                             const int64_t *targets, const void *dlosses, ptrdiff_t dlosses_step,
+                                                                             ptrdiff_t N, ptrdiff_t H, ptrdiff_t V, int64_t ignore_index,
+                                                                             double smoothing, int threads, void *work)
+    size_t linear_cross_entropy_backward_work_c "FSQ_LINEAR_CROSS_ENTROPY_BACKWARD_WORK"(bint single, ptrdiff_t N, ptrdiff_t H, ptrdiff_t V, int threads)
     void embedding_forward_c "FSQ_EMBEDDING_FORWARD"(bint single, void *y, const int64_t *ids, const void *weight,
                                                      ptrdiff_t n, ptrdiff_t V, ptrdiff_t D, int threads)
     void embedding_backward_c "FSQ_EMBEDDING_BACKWARD"(bint single, void *dweight, const void *dy, const int64_t *ids,

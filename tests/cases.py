@@ -111,9 +111,11 @@ def reference_results(case: Case, inputs: Mapping[str, np.ndarray], upstream: np
 
 
 def _pointwise() -> Iterator[Case]:
-    for op in ("exp", "log", "tanh", "sigmoid", "relu"):
+    for op in ("exp", "log", "tanh", "sigmoid", "relu", "erf", "gelu"):
         for shape in [(), (0,), (2, 0, 3), *((n,) for n in WIDTHS), (3, 5, 7)]:
             yield Case(op, {"x": shape}, positive=op == "log", flops=prod(shape))
+    for shape in [(), (0,), *((n,) for n in WIDTHS)]:
+        yield Case("gelu", {"x": shape}, {"approximate": "tanh"}, flops=prod(shape))
 
 
 def _softmax() -> Iterator[Case]:
@@ -140,6 +142,46 @@ def _cross_entropy() -> Iterator[Case]:
     yield case(0, 5, reduction="none")
 
 
+def layer_norm_case(rows: tuple[int, ...], width: int, given: str = "weight bias", **options: Any) -> Case:
+    """Layer norm; `given` names the arrays beside x."""
+    shapes = {"x": (*rows, width)} | {name: (*rows, width) if name == "residual" else (width,) for name in given.split()}
+    return Case("layer_norm", shapes, options, flops=8 * prod(rows) * width, terms=4 * width + prod(rows))
+
+
+def _layer_norm() -> Iterator[Case]:
+    for width in WIDTHS[1:]:  # of one or two numbers little is left but their signs
+        yield layer_norm_case((3,), width)
+        yield layer_norm_case((2, 3), width, "weight bias residual", eps=1e-3)
+        shapes = {"x": (3, width), "weight": (width,)}
+        yield Case("rms_norm", shapes, flops=4 * 3 * width, terms=4 * width + 3)
+    for given in ("", "weight", "bias", "residual", "weight residual", "bias residual"):
+        yield layer_norm_case((3,), 17, given)
+    yield layer_norm_case((), 5, "weight bias residual")
+    for rows, width in (((0,), 5), ((3,), 0), ((2, 0, 3), 4)):
+        yield layer_norm_case(rows, width, "weight bias residual")
+    yield layer_norm_case((67,), 9, "weight bias residual")
+    yield Case("rms_norm", {"x": (2, 3, 17)}, {"eps": 0.1}, terms=4 * 17)
+
+
+def _linear_cross_entropy() -> Iterator[Case]:
+    def case(rows: int, inputs: int, vocabulary: int, bias: bool = True, **options: Any) -> Case:
+        shapes = {"x": (rows, inputs), "weight": (vocabulary, inputs), "bias": (vocabulary,), "targets": (rows,)}
+        options |= {} if bias else {"bias": None}
+        shapes = {name: shape for name, shape in shapes.items() if bias or name != "bias"}
+        terms = 4 * (rows + inputs + vocabulary)
+        return Case("linear_cross_entropy", shapes, options, {"targets": vocabulary}, flops=2 * rows * inputs * vocabulary, terms=terms)
+
+    for width in WIDTHS:
+        yield case(3, 5, width)
+        yield case(7, width, 9, label_smoothing=0.1, ignore_index=-100, reduction="sum")
+        yield case(width, 3, 6, bias=False)
+    yield case(7, 9, 17, reduction="none", ignore_index=2, label_smoothing=0.3)
+    yield case(0, 5, 4, reduction="sum")
+    yield case(0, 5, 4, reduction="none", bias=False)
+    yield case(3, 0, 5)
+    yield case(203, 9, 17)
+
+
 def _embedding() -> Iterator[Case]:
     def case(ids: tuple[int, ...], rows: int, width: int, **options: Any) -> Case:
         return Case("embedding", {"ids": ids, "weight": (rows, width)}, options, {"ids": rows}, terms=max(prod(ids), 1))
@@ -155,9 +197,9 @@ def _embedding() -> Iterator[Case]:
 
 
 def _linear() -> Iterator[Case]:
-    def case(rows: tuple[int, ...], inputs: int, outputs: int, bias: bool = True) -> Case:
+    def case(rows: tuple[int, ...], inputs: int, outputs: int, bias: bool = True, **options: Any) -> Case:
         shapes = {"x": (*rows, inputs), "weight": (outputs, inputs)} | ({"bias": (outputs,)} if bias else {})
-        return Case("linear", shapes, flops=2 * prod(rows) * inputs * outputs, terms=max(inputs, outputs, prod(rows)))
+        return Case("linear", shapes, options, flops=2 * prod(rows) * inputs * outputs, terms=max(inputs, outputs, prod(rows)))
 
     for width in WIDTHS:
         yield case((3,), 5, width)
@@ -170,6 +212,10 @@ def _linear() -> Iterator[Case]:
     yield case((3,), 0, 5)
     yield case((3,), 4, 0)
     yield case((13,), 70, 37)
+    for function in ("tanh", "sigmoid", "relu", "gelu"):
+        for rows, inputs, outputs in (((1,), 5, 17), ((3,), 5, 9), ((2, 3), 4, 5), ((13,), 70, 37), ((3,), 0, 5), ((0,), 4, 5)):
+            yield case(rows, inputs, outputs, function=function)
+        yield case((3,), 5, 33, bias=False, function=function)
 
 
 def _matmul() -> Iterator[Case]:
@@ -207,6 +253,46 @@ def _dropout() -> Iterator[Case]:
     yield Case("dropout", {"x": (17,)}, {"p": 0.5, "seed": 2**64 - 1, "layer": 2**32 - 1, "call": 2**32 - 1}, flops=17)
 
 
+def attention_case(
+    lead: tuple[int, ...], Tq: int, Tk: int, D: int, Dv: int | None = None, *, heads: int = 2, kv_heads: int | None = None,
+    mask: tuple[int, ...] | None = None, **options: Any,
+) -> Case:  # fmt: skip
+    """Attention of `heads` heads; mask: the shape of an additive one, which has a gradient too."""
+    kv = heads if kv_heads is None else kv_heads
+    shapes = {"q": (*lead, heads, Tq, D), "k": (*lead, kv, Tk, D), "v": (*lead, kv, Tk, D if Dv is None else Dv)}
+    shapes |= {} if mask is None else {"attn_mask": mask}
+    options |= {"enable_gqa": True} if kv != heads else {}
+    return Case("scaled_dot_product_attention", shapes, options, flops=4 * prod(shapes["q"]) * Tk, terms=4 * (Tk + D + Tq * heads // max(kv, 1)))
+
+
+def _attention() -> Iterator[Case]:
+    for D in WIDTHS:
+        yield attention_case((2,), 3, 5, D, WIDTHS[-1 - WIDTHS.index(D)])
+    for T in (2, 15, 16, 17, 63, 64, 65, 130):  # one key alone has no gradient but of its value: see test_attention.py
+        yield attention_case((1,), T, T, 9)
+        yield attention_case((1,), T, 67, 5, is_causal=True, causal_offset=67 - T)
+        yield attention_case((1,), 70, T, 8, 3, is_causal=True)
+    for window in (2, 3, 64, 100):
+        yield attention_case((1,), 130, 130, 4, window=window)
+        yield attention_case((1,), 130, 70, 4, window=window, is_causal=True, causal_offset=3)
+    for mask in [(1, 5, 67), (67,), (2, 2, 5, 67), (2, 1, 1, 67)]:  # constant over the keys it has no gradient
+        yield attention_case((2,), 5, 67, 8, mask=mask)
+    yield attention_case((2,), 1, 67, 17, 5, mask=(6, 1, 67), heads=6, kv_heads=2)
+    yield attention_case((2,), 1, 1100, 16, key_lengths=(1100, 700))
+    yield attention_case((), 70, 66, 6, heads=6, kv_heads=3, scale=0.7)
+    yield attention_case((2, 3), 4, 5, 6, heads=4, kv_heads=1, key_lengths=((0, 1, 2), (3, 4, 5)))
+    yield attention_case((3,), 66, 130, 7, key_lengths=(130, 0, 65), is_causal=True, causal_offset=-1, return_weights=True)
+    yield attention_case((2,), 5, 67, 8, mask=(5, 67), dropout_p=0.4, seed=5, layer=2, call=7, return_weights=True)
+    yield attention_case((2,), 70, 70, 4, dropout_p=1.0, seed=5)
+    yield attention_case((2,), 1, 9, 4, dropout_p=0.5, seed=2**64 - 1, return_weights=True)
+    for lead, Tq, Tk, D, Dv in [((0,), 3, 4, 5, 6), ((2,), 0, 4, 5, 6), ((2,), 3, 0, 5, 6), ((2,), 1, 0, 5, 6), ((2,), 3, 4, 0, 6), ((2,), 3, 4, 5, 0), ((2,), 1, 4, 0, 0)]:
+        yield attention_case(lead, Tq, Tk, D, Dv)
+    for batch_first in (True, False):
+        options = {"num_heads": 3, "batch_first": batch_first, "is_causal": True, "return_weights": batch_first}
+        yield Case("self_attention", {"qkv": (5, 4, 45)}, options, terms=50)
+        yield Case("self_attention", {"qkv": (66, 2, 96)}, options | {"num_heads": 2}, terms=200)
+
+
 def lstm_case(T: int, B: int, I: int, H: int, bias: bool = True, state: str = "hc") -> Case:
     """An LSTM; `state` names the initial states that are given."""
     shapes = {"x": (T, B, I), "w_ih": (4 * H, I), "w_hh": (4 * H, H)}
@@ -239,5 +325,6 @@ def _lstm() -> Iterator[Case]:
 
 
 CASES: tuple[Case, ...] = (
-    *_pointwise(), *_softmax(), *_cross_entropy(), *_embedding(), *_linear(), *_matmul(), *_dropout(), *_lstm()
+    *_pointwise(), *_softmax(), *_cross_entropy(), *_linear_cross_entropy(), *_layer_norm(), *_embedding(), *_linear(), *_matmul(), *_dropout(),
+    *_attention(), *_lstm(),
 )  # fmt: skip

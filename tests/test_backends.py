@@ -16,6 +16,7 @@ _ONE = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.
 
 
 def _public(module):
+    """Its functions, and those that `reference` takes from its other files, reference_<family>.py."""
     return {n: f for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__.startswith(module.__name__) and n[0] != "_"}
 
 

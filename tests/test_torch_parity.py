@@ -37,15 +37,38 @@ def torch_function(case):
         return lambda ids, weight: F.embedding(ids, weight, **options)
     if case.op == "cross_entropy":
         return lambda logits, targets: F.cross_entropy(logits, targets, **options)
-    if case.op == "linear":
-        return F.linear
+    if case.op in ("linear", "layer_norm", "rms_norm", "linear_cross_entropy"):
+        names = list(case.shapes)
+        return lambda *arguments: _composed(case.op, dict(zip(names, arguments, strict=True)), options)
+    if case.op == "gelu":
+        return lambda x: F.gelu(x, **options)
     return lambda *arguments: getattr(torch, case.op)(*arguments)
+
+
+def _composed(op, arrays, options):
+    """What is one call of ours and several of theirs."""
+    x, weight, bias = arrays["x"], arrays.get("weight"), arrays.get("bias")
+    if op == "linear":
+        functions = {"identity": lambda y: y, "gelu": F.gelu}
+        function = options.get("function", "identity")
+        return functions.get(function, getattr(torch, function, None))(F.linear(x, weight, bias))
+    if op == "linear_cross_entropy":
+        options.pop("bias", None)
+        return F.cross_entropy(F.linear(x, weight, bias), arrays["targets"], **options)
+    eps = options.get("eps", 1e-5)
+    if op == "rms_norm":
+        return F.rms_norm(x, x.shape[-1:], weight, eps)
+    s = x + arrays["residual"] if "residual" in arrays else x
+    y = F.layer_norm(s, s.shape[-1:], weight, bias, eps)
+    return (y, s) if "residual" in arrays else y
 
 
 def comparable(case):
     """PyTorch's own limits: it refuses these sizes."""
     if case.op == "lstm":
         return all(n > 0 for shape in case.shapes.values() for n in shape)
+    if case.op in ("layer_norm", "rms_norm"):
+        return case.shapes["x"][-1] > 0
     return case.op not in _SKIPPED
 
 
@@ -57,7 +80,8 @@ def test_values_and_gradients(case, dtype, rng):
     wide = {name: torch.from_numpy(a.astype(np.float64) if a.dtype.kind == "f" else a) for name, a in inputs.items()}
     for name in case.differentiable:
         wide[name].requires_grad_()
-    outputs = torch_lstm(**wide) if case.op == "lstm" else (torch_function(case)(*wide.values()),)
+    outputs = torch_lstm(**wide) if case.op == "lstm" else torch_function(case)(*wide.values())
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     upstream = np.random.default_rng(1)
     dys = [np.asarray(upstream.standard_normal(tuple(y.shape))).astype(dtype).astype(np.float64) for y in outputs]
     loss = sum((y * torch.as_tensor(dy)).sum() for y, dy in zip(outputs, dys, strict=True))

@@ -1,8 +1,9 @@
-"""exp, log, tanh and sigmoid of csrc/simd/vmath.h: the errors and special values that stand there, on each instruction set.
+"""exp, log, tanh, sigmoid, erf and GELU of csrc/simd/vmath.h: the errors and special values that stand there, on each instruction set.
 
 float64 against mpmath; float32 against NumPy's float64 on a sample (tests/c/vmath_exhaustive.c goes through all 2^32).
 """
 
+import math
 import platform
 
 import numpy as np
@@ -11,8 +12,8 @@ import pytest
 from fastseq.backends import cpu
 
 #: Greatest error in ulp: with fused multiply-adds, and float32 without them. float64 has one bound.
-ULP32 = {"exp": (2, 2), "log": (2, 2), "tanh": (3, 4), "sigmoid": (3, 4)}
-ULP64 = {"exp": 2, "log": 2, "tanh": 4, "sigmoid": 4}
+ULP32 = {"exp": (2, 2), "log": (2, 2), "tanh": (3, 4), "sigmoid": (3, 4), "erf": (3, 3), "gelu": (5, 6)}
+ULP64 = {"exp": 2, "log": 2, "tanh": 4, "sigmoid": 4, "erf": 4, "gelu": 6}
 FUNCTIONS = tuple(ULP32)
 
 #: What comes at 0, -0, inf, -inf, NaN.
@@ -21,6 +22,20 @@ SPECIAL = {
     "log": (-np.inf, -np.inf, np.inf, np.nan, np.nan),
     "tanh": (0.0, -0.0, 1.0, -1.0, np.nan),
     "sigmoid": (0.5, 0.5, 1.0, 0.0, np.nan),
+    "erf": (0.0, -0.0, 1.0, -1.0, np.nan),
+    "gelu": (0.0, -0.0, np.inf, -0.0, np.nan),
+}
+
+
+def _each(function, x):
+    return np.frompyfunc(function, 1, 1)(x).astype(np.float64)
+
+
+#: What NumPy has no function for, in float64.
+WIDE = {
+    "sigmoid": lambda x: np.where(x < 0, np.exp(-np.abs(x)), 1) / (1 + np.exp(-np.abs(x))),
+    "erf": lambda x: _each(math.erf, x),
+    "gelu": lambda x: 0.5 * x * _each(math.erfc, -x / math.sqrt(2)),
 }
 
 
@@ -33,9 +48,10 @@ def sample(function, dtype, n):
     edge = np.log(info.max), np.log(info.tiny), np.log(info.smallest_subnormal)
     around = np.concatenate([np.asarray(e) * (1 + rng.uniform(-1e-3, 1e-3, n // 8)) for e in edge])
     near_one = 1 + rng.uniform(-0.6, 0.6, n // 2) * 10.0 ** -rng.integers(0, 12, n // 2)
+    middle = rng.uniform(-1, 1, n) * (15 if dtype == np.float32 else 39)  # down to the underflow of GELU's tail
     wide = rng.uniform(-2, 2, n) * 10.0 ** rng.integers(-5, 3, n)
     tiny = rng.uniform(0, 4, n // 8).astype(dtype) * info.tiny
-    x = np.concatenate([anything[np.isfinite(anything)], *(v.astype(dtype) for v in (around, near_one, wide, tiny))])
+    x = np.concatenate([anything[np.isfinite(anything)], *(v.astype(dtype) for v in (around, near_one, middle, wide, tiny))])
     return np.abs(x) if function == "log" else x
 
 
@@ -45,6 +61,8 @@ def exact(function, x):
     if function == "sigmoid":
         e = mp.exp(-abs(x))
         return e / (1 + e) if x < 0 else 1 / (1 + e)
+    if function == "gelu":
+        return x * mp.erfc(-x / mp.sqrt(2)) / 2 if abs(x) < 100 else max(x, mp.mpf(0))  # mpmath fails at large numbers
     return mp.ninf if function == "log" and x == 0 else getattr(mp, function)(x)
 
 
@@ -77,8 +95,7 @@ def test_float32_against_float64(isa, function):
     y = cpu.pointwise_forward(x, function=function).astype(np.float64)
     with np.errstate(over="ignore", under="ignore", divide="ignore"):
         wide = x.astype(np.float64)
-        e = np.exp(-np.abs(wide))
-        want = np.where(wide < 0, e, 1) / (1 + e) if function == "sigmoid" else getattr(np, function)(wide)
+        want = WIDE[function](wide) if function in WIDE else getattr(np, function)(wide)
     beyond = np.abs(want) > np.finfo(np.float32).max
     finite = np.minimum(y, 2.0**128)  # an infinity counts as the float that would come next
     error = np.abs(finite - np.where(beyond, finite, want)) / ulp_of(np.where(beyond, 1.0, want), np.float32)

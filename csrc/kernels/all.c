@@ -8,12 +8,14 @@
 #include "gemm.c"
 #include "recurrent.c"
 #include "gated.c"
+#include "layer_norm.c"
 #include "norm.c"
 #include "pointwise.c"
 #include "bias.c"
 #include "softmax.c"
 #include "cross_entropy.c"
 #include "attention_decoder.c"
+#include "attention.c"
 #include "embedding.c"
 #include "optim.c"
 #include "fingerprint.c"
@@ -47,24 +49,50 @@ const FSQ_FN(kernels) ALL_TABLE(FSQ_ISA) = {
     .gated_backward_reset = gated_backward_reset,
     .gated_backward_tanh = gated_backward_tanh,
     .gated_operands = gated_operands,
+    .layer_norm_forward = {layer_norm_forward_plain, layer_norm_forward_centred},
+    .layer_norm_backward = {layer_norm_backward_plain, layer_norm_backward_centred},
     .norm_forward_rows = {[FSQ_LSTM] = norm_lstm_forward_rows, [FSQ_GRU] = norm_gru_forward_rows},
     .norm_backward_rows = {[FSQ_LSTM] = norm_lstm_backward_rows, [FSQ_GRU] = norm_gru_backward_rows},
     .norm_backward_row = norm_backward_row,
+    .attention_turn_in = attention_turn_in,
+    .attention_turn_out = attention_turn_out,
+    .attention_turn_add = attention_turn_add,
+    .attention_hide = attention_hide,
+    .attention_mask = attention_mask,
+    .attention_seen = attention_seen,
+    .attention_dropout = attention_dropout,
+    .attention_softmax = attention_softmax,
+    .attention_scale = attention_scale,
+    .attention_finish = attention_finish,
+    .attention_row = attention_row,
+    .attention_weights = attention_weights,
+    .attention_scores_backward = attention_scores_backward,
+    .attention_row_backward = attention_row_backward,
+    .attention_dots = attention_dots,
+    .attention_delta = attention_delta,
     .pointwise_forward[FSQ_IDENTITY] = pointwise_forward_identity,
     .pointwise_forward[FSQ_EXP] = pointwise_forward_exp,
     .pointwise_forward[FSQ_LOG] = pointwise_forward_log,
     .pointwise_forward[FSQ_TANH] = pointwise_forward_tanh,
     .pointwise_forward[FSQ_SIGMOID] = pointwise_forward_sigmoid,
     .pointwise_forward[FSQ_RELU] = pointwise_forward_relu,
+    .pointwise_forward[FSQ_ERF] = pointwise_forward_erf,
+    .pointwise_forward[FSQ_GELU] = pointwise_forward_gelu,
+    .pointwise_forward[FSQ_GELU_TANH] = pointwise_forward_gelu_tanh,
     .pointwise_backward[FSQ_IDENTITY] = pointwise_backward_identity,
     .pointwise_backward[FSQ_EXP] = pointwise_backward_exp,
     .pointwise_backward[FSQ_LOG] = pointwise_backward_log,
     .pointwise_backward[FSQ_TANH] = pointwise_backward_tanh,
     .pointwise_backward[FSQ_SIGMOID] = pointwise_backward_sigmoid,
     .pointwise_backward[FSQ_RELU] = pointwise_backward_relu,
+    .pointwise_backward[FSQ_ERF] = pointwise_backward_erf,
+    .pointwise_backward[FSQ_GELU] = pointwise_backward_gelu,
+    .pointwise_backward[FSQ_GELU_TANH] = pointwise_backward_gelu_tanh,
     .bias_backward = bias_backward,
     .softmax_forward = softmax_forward,
     .softmax_backward = softmax_backward,
+    .log_softmax_forward = log_softmax_forward,
+    .log_softmax_backward = log_softmax_backward,
     .cross_entropy_forward = cross_entropy_forward,
     .cross_entropy_backward = cross_entropy_backward,
     .decoder_scores = decoder_scores,

@@ -21,9 +21,9 @@ FSQ_INLINE void bias_add(real *db, const real *dy, const ptrdiff_t rows, ptrdiff
     }
 }
 
-/* n columns of M rows; n may be less than the row's length dy_row. */
-static void bias_backward(real *db, const real *dy, ptrdiff_t M, ptrdiff_t dy_row, ptrdiff_t n) {
+/* n columns of M rows; n may be less than the row's length dy_row. add: the chains go on from db. */
+static void bias_backward(real *db, const real *dy, ptrdiff_t M, ptrdiff_t dy_row, ptrdiff_t n, int add) {
     ptrdiff_t m = M % bias_rows;
-    bias_add(db, dy, m, dy_row, n, 0);
+    bias_add(db, dy, m, dy_row, n, add);
     for (; m < M; m += bias_rows) bias_add(db, dy + m * dy_row, bias_rows, dy_row, n, 1);
 }

@@ -6,16 +6,8 @@
 
 enum { dropout_blocks = 2 * VL64, dropout_words = 4 * dropout_blocks };     /* made at once: two independent chains */
 
-/* 4 words each of dropout_blocks blocks from counter `block` on, in the order of the elements. */
-FSQ_INLINE void dropout_philox(uint32_t words[dropout_words], uint64_t block, uint64_t seed, uint32_t layer, uint32_t call) {
-    static const uint64_t steps[8] = {0, 1, 2, 3, 4, 5, 6, 7};
-    v64 c0[2], c1[2], c2[2], c3[2];
-    for (int u = 0; u < 2; u++) {
-        c0[u] = v64_load(steps) + (block + (uint64_t)u * VL64);
-        c1[u] = c0[u] >> 32;
-        c2[u] = v64_set1(call);
-        c3[u] = v64_set1(layer);
-    }
+/* The ten rounds on two vectors of counters; the words come out in the low halves. */
+FSQ_INLINE void dropout_rounds(v64 c0[2], v64 c1[2], v64 c2[2], v64 c3[2], uint64_t seed) {
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
 #pragma GCC unroll 10
     for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
@@ -27,6 +19,19 @@ FSQ_INLINE void dropout_philox(uint32_t words[dropout_words], uint64_t block, ui
             c1[u] = p1;
             c3[u] = p0;
         }
+}
+
+/* 4 words each of dropout_blocks blocks from counter `block` on, in the order of the elements. */
+FSQ_INLINE void dropout_philox(uint32_t words[dropout_words], uint64_t block, uint64_t seed, uint32_t layer, uint32_t call) {
+    static const uint64_t steps[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+    v64 c0[2], c1[2], c2[2], c3[2];
+    for (int u = 0; u < 2; u++) {
+        c0[u] = v64_load(steps) + (block + (uint64_t)u * VL64);
+        c1[u] = c0[u] >> 32;
+        c2[u] = v64_set1(call);
+        c3[u] = v64_set1(layer);
+    }
+    dropout_rounds(c0, c1, c2, c3, seed);
     for (int u = 0; u < 2; u++) {
         uint64_t low[VL64], high[VL64];
         v64_store(low, (c0[u] & 0xffffffff) | c1[u] << 32);

@@ -68,6 +68,7 @@ static void gemm_finish(real *c, ptrdiff_t c_row, ptrdiff_t rows, ptrdiff_t n, c
             if (function == FSQ_TANH) v = vtanh(v);
             else if (function == FSQ_SIGMOID) v = vsigmoid(v);
             else if (function == FSQ_RELU) v = vselect(vlt(v, vzero()), vzero(), v);
+            else if (function == FSQ_GELU) v = vgelu(v);
             vstore_n(c + j, v, width);
         }
 }

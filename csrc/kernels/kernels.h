@@ -13,6 +13,16 @@
 #include "../core/real.h"
 #include "../fastseq.h"
 
+/* A tile of attention: a row for each key of a block, a lane for each query. 64 queries are one panel of the widest product. */
+enum { attention_queries = 64, attention_keys = 64 };
+
+/* The mask where a tile begins: bytes, 0 = hidden, or reals; strides in elements. */
+typedef struct {
+    const void *data;
+    int is_bool;
+    ptrdiff_t query, key;
+} attention_mask_tile;
+
 /* One batch row at one step of a recurrent layer: where its things are. */
 typedef struct {
     const real *x;                              /* (I); not read where the step is hoisted: */
@@ -75,6 +85,21 @@ typedef struct { real lr, momentum, weight_decay; int nesterov, first; } sgd_con
 /* other = 1 - beta; rate = lr / (1 - beta1^step); correction = 1 / (1 - beta2^step); keep = 1 or, decoupled, 1 - lr weight_decay */
 typedef struct { real beta1, other1, beta2, other2, rate, correction, eps, weight_decay, keep; } adam_constants;
 
+/* Rows of layer norm (fastseq.h): `rows` of them, N elements each. */
+typedef struct {
+    real *y, *s, *mean, *rstd;                  /* s NULL: there is no residual, x is s; mean NULL: not centred */
+    const real *x, *residual, *weight, *bias;
+    ptrdiff_t rows, N;
+    real eps;
+} layer_norm_rows;
+
+/* dweight and dbias (N) become the sums over these rows; dx, dweight, dbias NULL: not wanted; ds NULL: 0. */
+typedef struct {
+    real *dx, *dweight, *dbias;
+    const real *dy, *ds, *s, *mean, *rstd, *weight;
+    ptrdiff_t rows, N;
+} layer_norm_back_rows;
+
 typedef struct FSQ_FN(kernels) {
     int lanes;                                  /* VL */
     double flops_per_ns;                        /* of the register tile on one core, roughly: for the choice of threads */
@@ -109,18 +134,41 @@ typedef struct FSQ_FN(kernels) {
     void (*gated_backward_reset)(const recurrent_back *s, ptrdiff_t from, ptrdiff_t to);
     void (*gated_backward_tanh)(const recurrent_back *s, ptrdiff_t from, ptrdiff_t to);
     void (*gated_operands)(real *inner, const real *v, const real *r, ptrdiff_t H, fsq_cell cell);
+    /* ---- layer_norm.c: whole rows, by whether the mean is taken away */
+    void (*layer_norm_forward[2])(const layer_norm_rows *rows);
+    void (*layer_norm_backward[2])(const layer_norm_back_rows *rows);
     /* ---- norm.c: whole rows, for FSQ_LSTM and FSQ_GRU; n entries of a gradient */
     void (*norm_forward_rows[FSQ_GRU + 1])(const recurrent_step *s);
     void (*norm_backward_rows[FSQ_GRU + 1])(const recurrent_back *s);
     void (*norm_backward_row)(real *dgain, real *dbias, real *db, const real *d, const real *x, ptrdiff_t n);
+    /* ---- attention.c: tiles (keys, queries), queries up to whole vectors; n says where only so many of them count */
+    void (*attention_turn_in)(real *tile, const real *x, ptrdiff_t row_x, ptrdiff_t n, ptrdiff_t D, real factor);
+    void (*attention_turn_out)(real *y, ptrdiff_t row_y, const real *tile, const real *factor, ptrdiff_t n, ptrdiff_t D);
+    void (*attention_turn_add)(real *tile, const real *x, ptrdiff_t row_x, ptrdiff_t n, ptrdiff_t keys);
+    void (*attention_hide)(real *s, const real *first, const real *last, ptrdiff_t keys, ptrdiff_t queries);
+    void (*attention_mask)(real *s, const attention_mask_tile *mask, ptrdiff_t keys, ptrdiff_t n);
+    ptrdiff_t (*attention_seen)(unsigned char *seen, const real *s, ptrdiff_t keys, ptrdiff_t n);
+    void (*attention_dropout)(real *p, ptrdiff_t key, ptrdiff_t query, uint32_t row, ptrdiff_t keys, ptrdiff_t n, uint64_t seed, uint64_t threshold,
+                              real factor);
+    int (*attention_softmax)(real *s, real *m, real *l, real *factor, ptrdiff_t keys, ptrdiff_t queries);
+    void (*attention_scale)(real *tile, const real *factor, ptrdiff_t rows, ptrdiff_t queries);
+    void (*attention_finish)(real *inverse, real *lse, const real *m, const real *l, ptrdiff_t queries);
+    void (*attention_dots)(real *s, const real *x, const real *rows, ptrdiff_t row, ptrdiff_t keys, ptrdiff_t D, real factor);
+    void (*attention_row)(real *s, ptrdiff_t n, real *m, real *l);
+    void (*attention_weights)(real *s, const real *lse, ptrdiff_t keys, ptrdiff_t queries);
+    int (*attention_scores_backward)(real *dp, const real *p, const real *delta, real scale, ptrdiff_t keys, ptrdiff_t queries);
+    void (*attention_row_backward)(real *p, real *ds, real lse, real delta, real scale, ptrdiff_t n);
+    void (*attention_delta)(real *delta, const real *a, ptrdiff_t row_a, const real *b, ptrdiff_t row_b, ptrdiff_t queries, ptrdiff_t n);
     /* ---- pointwise.c: n elements, one thread */
-    void (*pointwise_forward[FSQ_RELU + 1])(real *y, const real *x, ptrdiff_t n);
-    void (*pointwise_backward[FSQ_RELU + 1])(real *dx, const real *saved, const real *dy, ptrdiff_t n);
+    void (*pointwise_forward[FSQ_GELU_TANH + 1])(real *y, const real *x, ptrdiff_t n);
+    void (*pointwise_backward[FSQ_GELU_TANH + 1])(real *dx, const real *saved, const real *dy, ptrdiff_t n);
     /* ---- bias.c: n columns of rows that are dy_row apart */
-    void (*bias_backward)(real *db, const real *dy, ptrdiff_t M, ptrdiff_t dy_row, ptrdiff_t n);
+    void (*bias_backward)(real *db, const real *dy, ptrdiff_t M, ptrdiff_t dy_row, ptrdiff_t n, int add);
     /* ---- softmax.c, cross_entropy.c: whole rows */
     void (*softmax_forward)(real *y, const real *x, ptrdiff_t rows, ptrdiff_t N);
     void (*softmax_backward)(real *dx, const real *y, const real *dy, ptrdiff_t rows, ptrdiff_t N);
+    void (*log_softmax_forward)(real *y, const real *x, ptrdiff_t rows, ptrdiff_t N);
+    void (*log_softmax_backward)(real *dx, const real *y, const real *dy, ptrdiff_t rows, ptrdiff_t N);
     void (*cross_entropy_forward)(real *losses, real *lse, const real *logits, const int64_t *targets, ptrdiff_t rows, ptrdiff_t V,
                                   int64_t ignore_index, double smoothing);
     void (*cross_entropy_backward)(real *dlogits, const real *lse, const real *logits, const int64_t *targets, const real *dlosses,

@@ -7,34 +7,6 @@
 
 static const real norm_eps = (real)1e-5;
 
-typedef struct { vreal mean, rstd; } norm_moments;
-
-/* Mean and 1 / sqrt(variance + eps) of x (n), two passes; four chains, for one would wait for its own additions. */
-FSQ_INLINE norm_moments norm_moments_of(const real *x, ptrdiff_t n) {
-    norm_moments of = {vzero(), vzero()};
-    real means[VL];
-    for (int pass = 0; pass < 2; pass++) {
-        vreal sum[4] = {vzero(), vzero(), vzero(), vzero()};
-        ptrdiff_t u = 0;
-        for (; u + 4 * VL <= n; u += 4 * VL)
-#pragma GCC unroll 4
-            for (int v = 0; v < 4; v++) {
-                vreal d = vsub(vload(x + u + v * VL), of.mean);
-                sum[v] = pass ? vfma(d, d, sum[v]) : vadd(sum[v], d);
-            }
-        for (; u < n; u += VL) {
-            ptrdiff_t width = n - u < VL ? n - u : VL;
-            vreal mean = width == VL || !pass ? of.mean : vload_n(means, width);     /* no lane past n counts */
-            vreal d = vsub(cell_load(x + u, width), mean);
-            sum[0] = pass ? vfma(d, d, sum[0]) : vadd(sum[0], d);
-        }
-        vreal all = vset1(vsum(vadd(vadd(sum[0], sum[1]), vadd(sum[2], sum[3]))) / (real)n);
-        if (pass) of.rstd = vdiv(vset1(1), vsqrt(vadd(all, vset1(norm_eps))));
-        else vstore(means, of.mean = all);
-    }
-    return of;
-}
-
 /* ---------------------------------------------------------------- forward */
 
 /* xhat of W x and of U d h', one row and block of sums. */
@@ -64,7 +36,7 @@ static void norm_lstm_forward_rows(const recurrent_step *s) {
     const ptrdiff_t H = s->H, N = 4 * H;
     const recurrent_norm *p = s->norm;
     for (const recurrent_row *row = s->rows; row < s->rows + s->n; row++) {
-        norm_moments x = norm_moments_of(row->sums, N), h = norm_moments_of(row->inner, N);
+        norm_moments x = norm_moments_of(row->sums, N, norm_eps, 1), h = norm_moments_of(row->inner, N, norm_eps, 1);
         real *now = row->inner, *out = row->inner + 3 * H;  /* c~ and o take the place of sums that have been read */
         norm_keep(row, &x, &h, N);
         for (ptrdiff_t u = 0; u < H; u += VL) {
@@ -82,7 +54,7 @@ static void norm_lstm_forward_rows(const recurrent_step *s) {
             cell_store(now + u, c, width);
             cell_store(out + u, vsigmoid(sums[3]), width);
         }
-        norm_moments c = norm_moments_of(now, H);
+        norm_moments c = norm_moments_of(now, H, norm_eps, 1);
         for (ptrdiff_t u = 0; u < H; u += VL) {
             ptrdiff_t width = H - u < VL ? H - u : VL;
             vreal hat = vmul(vsub(cell_load(now + u, width), c.mean), c.rstd);
@@ -97,7 +69,7 @@ static void norm_gru_forward_rows(const recurrent_step *s) {
     const ptrdiff_t H = s->H, N = 3 * H;
     const recurrent_norm *p = s->norm;
     for (const recurrent_row *row = s->rows; row < s->rows + s->n; row++) {
-        norm_moments x = norm_moments_of(row->sums, N), h = norm_moments_of(row->inner, N);
+        norm_moments x = norm_moments_of(row->sums, N, norm_eps, 1), h = norm_moments_of(row->inner, N, norm_eps, 1);
         norm_keep(row, &x, &h, N);
         for (ptrdiff_t u = 0; u < H; u += VL) {
             ptrdiff_t width = H - u < VL ? H - u : VL;
@@ -169,7 +141,7 @@ static void norm_lstm_backward_rows(const recurrent_back *s) {
             cell_store(gates + 3 * H + u, vsigmoid(sums[3]), width);
             cell_store(cells + u, c, width);
         }
-        norm_moments c = norm_moments_of(cells, H);
+        norm_moments c = norm_moments_of(cells, H, norm_eps, 1);
         for (ptrdiff_t u = 0; u < H; u += VL) {
             ptrdiff_t width = H - u < VL ? H - u : VL;
             vreal hat = vmul(vsub(cell_load(cells + u, width), c.mean), c.rstd), o = cell_load(gates + 3 * H + u, width);

@@ -6,6 +6,18 @@
 FSQ_INLINE vreal pointwise_identity(vreal x) { return x; }
 FSQ_INLINE vreal pointwise_relu(vreal x) { return vselect(vlt(x, vzero()), vzero(), x); }  /* a NaN stays */
 
+enum { pointwise_gelu_most = 40 };                          /* beyond, gelu_tanh is 0 or x and its derivative 0 or 1, in float64 too */
+
+FSQ_INLINE vreal pointwise_clamped(vreal x) { return vmin(vset1(pointwise_gelu_most), vmax(vset1(-pointwise_gelu_most), x)); }
+
+/* sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)), which stands for Phi(x). */
+FSQ_INLINE vreal pointwise_tanh_phi(vreal x) {
+    return vsigmoid(vmul(x, vfma(vmul(x, x), vset1((real)0.0713548162726009), vset1((real)1.59576912160573071))));
+}
+
+/* The lower limit keeps -infinity from 0 times infinity. */
+FSQ_INLINE vreal pointwise_gelu_tanh(vreal x) { return vmul(vmax(vset1(-pointwise_gelu_most), x), pointwise_tanh_phi(pointwise_clamped(x))); }
+
 #define POINTWISE_FORWARD(name, f)                                                                                                 \
     static void name(real *y, const real *x, ptrdiff_t n) {                                                                        \
         ptrdiff_t i = 0;                                                                                                           \
@@ -18,14 +30,33 @@ POINTWISE_FORWARD(pointwise_forward_log, vlog)
 POINTWISE_FORWARD(pointwise_forward_tanh, vtanh)
 POINTWISE_FORWARD(pointwise_forward_sigmoid, vsigmoid)
 POINTWISE_FORWARD(pointwise_forward_relu, pointwise_relu)
+POINTWISE_FORWARD(pointwise_forward_erf, verf)
+POINTWISE_FORWARD(pointwise_forward_gelu, vgelu)
+POINTWISE_FORWARD(pointwise_forward_gelu_tanh, pointwise_gelu_tanh)
 
-/* s is what forward saved: y = f(x), for log x. */
+/* s is what forward saved: y = f(x), for log, erf and gelu x. */
 FSQ_INLINE vreal pointwise_d_identity(vreal s, vreal dy) { (void)s; return dy; }
 FSQ_INLINE vreal pointwise_d_exp(vreal s, vreal dy) { return vmul(dy, s); }
 FSQ_INLINE vreal pointwise_d_log(vreal s, vreal dy) { return vdiv(dy, s); }
 FSQ_INLINE vreal pointwise_d_tanh(vreal s, vreal dy) { return vmul(dy, vfnma(s, s, vset1(1))); }
 FSQ_INLINE vreal pointwise_d_sigmoid(vreal s, vreal dy) { return vmul(dy, vmul(s, vsub(vset1(1), s))); }
 FSQ_INLINE vreal pointwise_d_relu(vreal s, vreal dy) { return vselect(vle(s, vzero()), vzero(), dy); }
+/* 2 / sqrt(pi) exp(-x^2) */
+FSQ_INLINE vreal pointwise_d_erf(vreal s, vreal dy) {
+    vreal a = vmul(vmin(vset1(VMATH_MILLS_MAX), vabs(s)), vset1((real)1.41421356237309505));
+    return vmul(dy, vmul(vset1((real)1.12837916709551257), vexp_down(vmul(vset1((real)-0.5), vmul(a, a)))));
+}
+/* Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi) */
+FSQ_INLINE vreal pointwise_d_gelu(vreal s, vreal dy) {
+    vreal a = vmin(vset1(VMATH_MILLS_MAX), vabs(s)), e = vmath_gauss(a), tail = vmath_mills(a), density = vmul(a, vset1((real)0.398942280401432678));
+    return vmul(dy, vselect(vlt(s, vzero()), vmul(e, vsub(tail, density)), vfma(e, vsub(density, tail), vset1(1))));
+}
+/* p + x p (1 - p) d(2 sqrt(2 / pi) (x + 0.044715 x^3))/dx */
+FSQ_INLINE vreal pointwise_d_gelu_tanh(vreal s, vreal dy) {
+    vreal x = pointwise_clamped(s), p = pointwise_tanh_phi(x);
+    vreal slope = vfma(vmul(x, x), vset1((real)0.214064448817802699), vset1((real)1.59576912160573071));
+    return vmul(dy, vfma(vmul(x, slope), vmul(p, vsub(vset1(1), p)), p));
+}
 
 #define POINTWISE_BACKWARD(name, f)                                                                                                \
     static void name(real *dx, const real *saved, const real *dy, ptrdiff_t n) {                                                   \
@@ -39,3 +70,6 @@ POINTWISE_BACKWARD(pointwise_backward_log, pointwise_d_log)
 POINTWISE_BACKWARD(pointwise_backward_tanh, pointwise_d_tanh)
 POINTWISE_BACKWARD(pointwise_backward_sigmoid, pointwise_d_sigmoid)
 POINTWISE_BACKWARD(pointwise_backward_relu, pointwise_d_relu)
+POINTWISE_BACKWARD(pointwise_backward_erf, pointwise_d_erf)
+POINTWISE_BACKWARD(pointwise_backward_gelu, pointwise_d_gelu)
+POINTWISE_BACKWARD(pointwise_backward_gelu_tanh, pointwise_d_gelu_tanh)

@@ -1,4 +1,5 @@
-/* softmax.c - y = exp(x - max) / sum over rows, and dx = y (dy - sum(y dy)).
+/* softmax.c - y = exp(x - max) / sum over rows, and dx = y (dy - sum(y dy)); its logarithm, y = x - max - log(sum) and
+ * dx = dy - exp(y) sum(dy).
  *
  * Three passes over a row that stays in the cache: maximum, exponentials and their sum, scaling. Bound by the polynomial of vexp_down.
  * A row is summed in an order that depends on its length alone: rows do not know of each other. Also the rows of cross_entropy.c. */
@@ -80,5 +81,43 @@ static void softmax_backward(real *dx, const real *y, const real *dy, ptrdiff_t 
         vreal sum = vset1(vsum(vadd(vadd(dot[0], dot[1]), vadd(dot[2], dot[3]))));
         for (i = 0; i + VL <= N; i += VL) vstore(dx + i, vmul(vload(y + i), vsub(vload(dy + i), sum)));
         if (i < N) vstore_n(dx + i, vmul(vload_n(y + i, N - i), vsub(vload_n(dy + i, N - i), sum)), N - i);
+    }
+}
+
+/* y = x - max - log(sum exp(x - max)); the logarithms of VL rows together. A row of nothing but -inf stays what it is. */
+static void log_softmax_forward(real *y, const real *x, ptrdiff_t rows, ptrdiff_t N) {
+    for (ptrdiff_t first = 0; first < rows; first += VL) {
+        ptrdiff_t count = rows - first < VL ? rows - first : VL;
+        real logs[VL] = {0}, shifts[VL] = {0};
+        for (ptrdiff_t r = 0; r < count; r++) {
+            shifts[r] = softmax_shift(softmax_maximum(x + r * N, N));
+            real sum = softmax_exp_sum(NULL, x + r * N, N, shifts[r]);
+            logs[r] = sum == 0 ? 1 : sum;                   /* log(1): -inf - 0 */
+        }
+        vstore(logs, vlog(vload(logs)));
+        for (ptrdiff_t r = 0; r < count; r++, x += N, y += N) {
+            vreal shift = vset1(shifts[r]), log_sum = vset1(logs[r]);
+            ptrdiff_t i = 0;
+            for (; i + VL <= N; i += VL) vstore(y + i, vsub(vsub(vload(x + i), shift), log_sum));
+            if (i < N) vstore_n(y + i, vsub(vsub(vload_n(x + i, N - i), shift), log_sum), N - i);
+        }
+    }
+}
+
+/* dx = dy - exp(y) sum(dy) */
+static void log_softmax_backward(real *dx, const real *y, const real *dy, ptrdiff_t rows, ptrdiff_t N) {
+    for (ptrdiff_t r = 0; r < rows; r++, y += N, dy += N, dx += N) {
+        vreal sum[softmax_chains];
+#pragma GCC unroll 4
+        for (int c = 0; c < softmax_chains; c++) sum[c] = vzero();
+        ptrdiff_t i = 0;
+        for (; i + softmax_chains * VL <= N; i += softmax_chains * VL)
+#pragma GCC unroll 4
+            for (int c = 0; c < softmax_chains; c++) sum[c] = vadd(sum[c], vload(dy + i + c * VL));
+        for (; i + VL <= N; i += VL) sum[0] = vadd(sum[0], vload(dy + i));
+        if (i < N) sum[1] = vadd(sum[1], vload_n(dy + i, N - i));
+        vreal all = vset1(vsum(vadd(vadd(sum[0], sum[1]), vadd(sum[2], sum[3]))));
+        for (i = 0; i + VL <= N; i += VL) vstore(dx + i, vfnma(vexp_down(vload(y + i)), all, vload(dy + i)));
+        if (i < N) vstore_n(dx + i, vfnma(vexp_down(vload_n(y + i, N - i)), all, vload_n(dy + i, N - i)), N - i);
     }
 }

@@ -14,7 +14,7 @@ static void bias_part(const fsq_team *team, void *context) {
     const bias_call *c = context;
     ptrdiff_t from, to;
     fsq_share(team, c->N, bias_grain, &from, &to);
-    if (from < to) FSQ_FN(kernels_now)()->bias_backward(c->db + from, c->dy + from, c->M, c->N, to - from);
+    if (from < to) FSQ_FN(kernels_now)()->bias_backward(c->db + from, c->dy + from, c->M, c->N, to - from, 0);
 }
 
 void FSQ_FN(bias_backward)(real *db, const real *dy, ptrdiff_t M, ptrdiff_t N, int threads) {

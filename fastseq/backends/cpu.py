@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastseq import _core
+from fastseq.backends.attention import AttentionOptions
 from fastseq.backends.attention_decoder import DecoderWeights
 from fastseq.backends.recurrent import Noise, Weights
 
@@ -77,12 +78,12 @@ def bias_backward(dy: Array) -> Array:
 
 
 def pointwise_forward(x: Array, *, function: str) -> Array:
-    """f of each element; function: exp, log, tanh, sigmoid, relu."""
+    """f of each element; function: exp, log, tanh, sigmoid, relu, erf, gelu, gelu_tanh."""
     return _core.pointwise_forward(x, _FUNCTIONS[function])
 
 
 def pointwise_backward(saved: Array, dy: Array, *, function: str) -> Array:
-    """dy f'(x), from `saved` = y, but for the logarithm `saved` = x."""
+    """dy f'(x), from `saved` = y, but for log, erf and gelu `saved` = x."""
     return _core.pointwise_backward(saved, dy, _FUNCTIONS[function])
 
 
@@ -99,6 +100,16 @@ def softmax_backward(y: Array, dy: Array) -> Array:
     return _core.softmax_backward(y, dy)
 
 
+def log_softmax_forward(x: Array) -> Array:
+    """x - log(sum(exp(x))) over the last axis; -inf, as softmax's zeros have it, where all of it is -inf."""
+    return _core.log_softmax_forward(x)
+
+
+def log_softmax_backward(y: Array, dy: Array) -> Array:
+    """dx of y = log_softmax(x)."""
+    return _core.log_softmax_backward(y, dy)
+
+
 def cross_entropy_forward(logits: Array, targets: Array, *, ignore_index: int, label_smoothing: float) -> tuple[Array, Array]:
     """losses (N,) and log(sum(exp(logits))) (N,)."""
     return _core.cross_entropy_forward(logits, targets, ignore_index, label_smoothing)
@@ -109,6 +120,58 @@ def cross_entropy_backward(
 ) -> Array:
     """dlogits; dlosses: (N,), or one number for every row."""
     return _core.cross_entropy_backward(lse, logits, targets, dlosses, ignore_index, label_smoothing)
+
+
+def linear_cross_entropy_forward(
+    x: Array, weight: Array, bias: Array | None, targets: Array, *, ignore_index: int, label_smoothing: float
+) -> tuple[Array, Array]:
+    """losses (N,) and log(sum(exp(logits))) (N,) of logits = x W^T + b, of which only a part exists at a time."""
+    return _core.linear_cross_entropy_forward(x, weight, bias, targets, ignore_index, label_smoothing)
+
+
+def linear_cross_entropy_backward(
+    lse: Array,
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    targets: Array,
+    dlosses: Array,
+    *,
+    ignore_index: int,
+    label_smoothing: float,
+    need_dx: bool = True,
+    need_dweight: bool = True,
+    need_dbias: bool = True,
+) -> tuple[Array | None, Array | None, Array | None]:
+    """dx, dweight and dbias, None where they are not asked for; dlosses: (N,), or one number for every row."""
+    needs = need_dx, need_dweight, need_dbias
+    return _core.linear_cross_entropy_backward(lse, x, weight, bias, targets, dlosses, ignore_index, label_smoothing, *needs)
+
+
+# ---------------------------------------------------------------- layer norm
+
+
+def layer_norm_forward(
+    x: Array, residual: Array | None, weight: Array | None, bias: Array | None, *, eps: float, centred: bool = True
+) -> tuple[Array, Array, Array | None, Array]:
+    """y, s = x + residual (x itself without one), and each row's mean (M,) and 1 / std (M,) for backward; not `centred`: RMS norm."""
+    return _core.layer_norm_forward(x, residual, weight, bias, eps, centred)
+
+
+def layer_norm_backward(
+    dy: Array,
+    ds: Array | None,
+    s: Array,
+    mean: Array | None,
+    rstd: Array,
+    weight: Array | None,
+    *,
+    need_dx: bool = True,
+    need_dweight: bool = True,
+    need_dbias: bool = True,
+) -> tuple[Array | None, Array | None, Array | None]:
+    """The gradient of s (of x and of the residual alike), dweight and dbias, None where they are not asked for; ds: s's own, or None."""
+    return _core.layer_norm_backward(dy, ds, s, mean, rstd, weight, need_dx, need_dweight, need_dbias)
 
 
 # ---------------------------------------------------------------- embedding
@@ -135,6 +198,44 @@ def ids_find_outside(ids: Array, limit: int) -> int:
 def dropout(x: Array, *, p: float, seed: int, layer: int, call: int) -> Array:
     """x m / (1 - p), m drawn by Philox; the same call on dy is backward."""
     return _core.dropout(x, p, seed, layer, call)
+
+
+# ---------------------------------------------------------------- attention
+
+
+def attention_forward(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    mask: Array | None = None,
+    key_lengths: Array | None = None,
+    options: AttentionOptions,
+    training: bool = False,
+    weights: bool = False,
+) -> tuple[Array, Array | None, Array | None]:
+    """y (B, heads, Tq, Dv); in training log(sum(exp(scores))) (B, heads, Tq); where asked for, the weights (B, heads, Tq, Tk)."""
+    return _core.attention_forward(q, k, v, mask, key_lengths, options, training, weights)
+
+
+def attention_backward(
+    q: Array,
+    k: Array,
+    v: Array,
+    y: Array,
+    lse: Array,
+    dy: Array,
+    *,
+    mask: Array | None = None,
+    key_lengths: Array | None = None,
+    options: AttentionOptions,
+    weights: Array | None = None,
+    dweights: Array | None = None,
+    need_dscores: bool = False,
+    out: Any = (None, None, None),
+) -> tuple[Array, Array, Array, Array | None]:
+    """dq, dk, dv (written to the arrays in `out`, where given) and dL/d(scores + mask), if asked for; dweights comes with weights."""
+    return _core.attention_backward(q, k, v, y, lse, dy, mask, key_lengths, options, weights, dweights, need_dscores, out)
 
 
 # ---------------------------------------------------------------- recurrent layers

@@ -3,8 +3,9 @@
 It computes in the dtype that it is given; the tests differentiate it numerically in float64 and compare every kernel with it.
 Its functions have the signatures of `cpu.py`: arrays are validated, inputs are never changed, results are new arrays.
 x_t, h_t, c_t are rows of a batch here, so W x is written x W^T. In each backward function the forward line that is
-differentiated stands above the lines that do it. The recurrent cells are in `reference_recurrent.py`, the attention decoder
-is in `reference_decoder.py`.
+differentiated stands above the lines that do it. The recurrent cells are in `reference_recurrent.py`, attention is in
+`reference_attention.py`, softmax and its losses are in `reference_softmax.py`, layer norm is in `reference_norm.py`, the attention
+decoder is in `reference_decoder.py`.
 """
 
 from __future__ import annotations
@@ -18,15 +19,49 @@ import numpy as np
 
 from fastseq.backends import reference_recurrent
 from fastseq.backends.recurrent import Noise, Weights, gates_of
+from fastseq.backends.reference_attention import attention_backward, attention_forward  # noqa: F401
 from fastseq.backends.reference_decoder import (  # noqa: F401
     attention_decoder_backward,
     attention_decoder_forward,
     attention_decoder_pack,
 )
+from fastseq.backends.reference_norm import layer_norm_backward, layer_norm_forward  # noqa: F401
+from fastseq.backends.reference_philox import philox as _philox
+from fastseq.backends.reference_softmax import (  # noqa: F401
+    cross_entropy_backward,
+    cross_entropy_forward,
+    linear_cross_entropy_backward,
+    linear_cross_entropy_forward,
+    log_softmax_backward,
+    log_softmax_forward,
+    softmax_backward,
+    softmax_forward,
+)
 
 Array = np.ndarray
 
 _NO_NOISE = Noise()
+
+
+def _each(function: Callable[[float], float], x: Array) -> Array:
+    """A function of Python's `math`, element by element."""
+    return np.asarray(np.frompyfunc(function, 1, 1)(x.astype(np.float64))).astype(x.dtype)
+
+
+def _gelu(x: Array) -> Array:
+    """x Phi(x), Phi the normal distribution's function (Hendrycks & Gimpel 2016); -0 at -infinity, where it tends to."""
+    return np.where(x == -np.inf, x.dtype.type(-0.0), x * _each(lambda v: 0.5 * math.erfc(-v / math.sqrt(2)), x))
+
+
+_TANH_SCALE, _TANH_CUBIC = math.sqrt(2 / math.pi), 0.044715
+
+
+def _gelu_tanh(x: Array) -> Array:
+    """The same with Phi(x) ~ (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 = sigmoid of twice that argument."""
+    inner = _TANH_SCALE * (x + _TANH_CUBIC * x**3)
+    return np.where(x == -np.inf, x.dtype.type(-0.0), x * reference_recurrent.sigmoid(2 * inner))
+
+
 _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda x: x,
     "exp": np.exp,
@@ -34,6 +69,9 @@ _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": np.tanh,
     "sigmoid": reference_recurrent.sigmoid,
     "relu": lambda x: np.where(x <= 0, x.dtype.type(0), x),  # a NaN stays
+    "erf": lambda x: _each(math.erf, x),
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
 }
 
 
@@ -62,13 +100,13 @@ def bias_backward(dy: Array) -> Array:
 
 
 def pointwise_forward(x: Array, *, function: str) -> Array:
-    """F of each element; function: exp, log, tanh, sigmoid, relu."""
+    """F of each element; function: exp, log, tanh, sigmoid, relu, erf, gelu, gelu_tanh."""
     with np.errstate(all="ignore"):  # infinities and NaN are answers here
         return np.array(_FUNCTIONS[function](x))
 
 
 def pointwise_backward(saved: Array, dy: Array, *, function: str) -> Array:
-    """Dy f'(x), from `saved` = y, but for the logarithm `saved` = x."""
+    """Dy f'(x), from `saved` = y, but for log, erf and gelu `saved` = x."""
     with np.errstate(all="ignore"):
         if function == "exp":  # y = exp(x)
             return dy * saved
@@ -80,64 +118,16 @@ def pointwise_backward(saved: Array, dy: Array, *, function: str) -> Array:
             return dy * saved * (1 - saved)
         if function == "relu":  # y = max(x, 0)
             return np.where(saved > 0, dy, dy.dtype.type(0))
+        if function == "erf":  # y = erf(x)
+            return dy * dy.dtype.type(2 / math.sqrt(math.pi)) * np.exp(-saved * saved)
+        x = np.clip(saved, -40, 40)  # beyond, the derivatives of both forms of gelu are 0 or 1
+        if function == "gelu":  # y = x Phi(x)
+            phi = np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+            return (dy * (_each(lambda v: 0.5 * math.erfc(-v / math.sqrt(2)), x) + x * phi)).astype(dy.dtype)
+        if function == "gelu_tanh":  # y = x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3))
+            s = reference_recurrent.sigmoid(2 * _TANH_SCALE * (x + _TANH_CUBIC * x**3))
+            return dy * (s + x * s * (1 - s) * 2 * _TANH_SCALE * (1 + 3 * _TANH_CUBIC * x * x))
     raise ValueError(f"function: {function!r} has no derivative here")
-
-
-# ---------------------------------------------------------------- softmax and its loss
-
-
-def softmax_forward(x: Array) -> Array:
-    """exp(x) / sum(exp(x)) over the last axis; zeros where all of it is -inf."""
-    if x.shape[-1] == 0:
-        return x.copy()
-    largest = x.max(axis=-1, keepdims=True)
-    with np.errstate(all="ignore"):
-        e = np.exp(x - largest)  # the same quotient, without overflow
-        return np.where(largest == -np.inf, x.dtype.type(0), e / e.sum(axis=-1, keepdims=True))
-
-
-def softmax_backward(y: Array, dy: Array) -> Array:
-    """Dx of y = softmax(x): dy_j/dx_i = y_j (delta_ij - y_i)."""
-    return y * (dy - (y * dy).sum(axis=-1, keepdims=True))
-
-
-def cross_entropy_forward(logits: Array, targets: Array, *, ignore_index: int, label_smoothing: float) -> tuple[Array, Array]:
-    """Losses (N,) = -sum_v q_v log softmax(logits)_v, q = (1 - s) onehot(target) + s / V; and log(sum(exp(logits))) (N,)."""
-    if logits.shape[1] == 0:
-        return np.zeros(len(logits), logits.dtype), np.full(len(logits), -np.inf, logits.dtype)
-    largest = logits.max(axis=1)
-    with np.errstate(all="ignore"):
-        shift = np.where(np.isfinite(largest), largest, logits.dtype.type(0))
-        lse = shift + np.log(np.exp(logits - shift[:, None]).sum(axis=1))
-    counts = targets != ignore_index
-    losses = np.zeros_like(lse)
-    if counts.any():
-        q = _target_distribution(logits[counts], targets[counts], label_smoothing)
-        with np.errstate(invalid="ignore"):
-            # The product is taken where q > 0 only: an impossible token of no weight costs nothing.
-            losses[counts] = lse[counts] - np.where(q > 0, q * logits[counts], 0).sum(axis=1)
-    return losses.astype(logits.dtype), lse
-
-
-def cross_entropy_backward(
-    lse: Array, logits: Array, targets: Array, dlosses: Array, *, ignore_index: int, label_smoothing: float
-) -> Array:
-    """Dlogits = (softmax(logits) - q) dlosses; zeros for ignored rows. dlosses: (N,), or one number for every row."""
-    counts = targets != ignore_index
-    dlogits = np.zeros_like(logits)
-    if counts.any():
-        each = np.broadcast_to(dlosses, targets.shape)[counts, None]
-        q = _target_distribution(logits[counts], targets[counts], label_smoothing)
-        # losses = lse(logits) - sum_v q_v logits_v, and the gradient of lse is softmax = exp(logits - lse)
-        with np.errstate(invalid="ignore"):
-            dlogits[counts] = (np.exp(logits[counts] - lse[counts, None]) - q) * each
-    return dlogits
-
-
-def _target_distribution(logits: Array, targets: Array, label_smoothing: float) -> Array:
-    q = np.full(logits.shape, label_smoothing / logits.shape[1], logits.dtype)
-    q[np.arange(len(targets)), targets] += 1 - label_smoothing
-    return q
 
 
 # ---------------------------------------------------------------- embedding
@@ -164,18 +154,6 @@ def ids_find_outside(ids: Array, limit: int) -> int:
 
 
 # ---------------------------------------------------------------- dropout
-
-
-def _philox(key: int, counter: Array) -> Array:
-    """Philox4x32-10 (Salmon et al. 2011): counter (n, 4) of 32-bit words in uint64 -> (n, 4) random words, likewise."""
-    low = np.uint64(0xFFFFFFFF)
-    k0, k1 = np.uint64(key & 0xFFFFFFFF), np.uint64(key >> 32)
-    c0, c1, c2, c3 = counter.T.astype(np.uint64)
-    for _ in range(10):
-        p0, p1 = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
-        c0, c1, c2, c3 = (p1 >> np.uint64(32)) ^ c1 ^ k0, p1 & low, (p0 >> np.uint64(32)) ^ c3 ^ k1, p0 & low
-        k0, k1 = (k0 + np.uint64(0x9E3779B9)) & low, (k1 + np.uint64(0xBB67AE85)) & low
-    return np.stack([c0, c1, c2, c3], axis=1)
 
 
 def dropout(x: Array, *, p: float, seed: int, layer: int, call: int) -> Array:

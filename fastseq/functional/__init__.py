@@ -5,6 +5,12 @@ the forward one. Nothing here converts a dtype: float32 with float64 raises, and
 """
 
 from fastseq.functional.arithmetic import add, div, mul, neg, pow, sub
+from fastseq.functional.attention import (
+    scaled_dot_product_attention,
+    scaled_dot_product_attention_backward,
+    scaled_dot_product_attention_forward,
+    self_attention,
+)
 from fastseq.functional.attention_decoder import (
     DecoderMemory,
     attention_decoder,
@@ -16,11 +22,17 @@ from fastseq.functional.cross_entropy import cross_entropy
 from fastseq.functional.dropout import dropout
 from fastseq.functional.embedding import embedding
 from fastseq.functional.gru import gru, gru_backward, gru_forward
+from fastseq.functional.layer_norm import layer_norm, rms_norm
+from fastseq.functional.linear_cross_entropy import (
+    linear_cross_entropy,
+    linear_cross_entropy_backward,
+    linear_cross_entropy_forward,
+)
 from fastseq.functional.losses import l1_loss, mse_loss
 from fastseq.functional.lstm import lstm, lstm_backward, lstm_forward
 from fastseq.functional.matmul import linear, matmul, pack
 from fastseq.functional.mut import mut, mut_backward, mut_forward
-from fastseq.functional.pointwise import exp, log, relu, sigmoid, tanh
+from fastseq.functional.pointwise import erf, exp, gelu, log, relu, sigmoid, tanh
 from fastseq.functional.recurrent import Noise
 from fastseq.functional.reduce import max, mean, sum
 from fastseq.functional.rnn import rnn, rnn_backward, rnn_forward
@@ -40,12 +52,18 @@ __all__ = [
     "div",
     "dropout",
     "embedding",
+    "erf",
     "exp",
+    "gelu",
     "gru",
     "gru_backward",
     "gru_forward",
     "l1_loss",
+    "layer_norm",
     "linear",
+    "linear_cross_entropy",
+    "linear_cross_entropy_backward",
+    "linear_cross_entropy_forward",
     "log",
     "log_softmax",
     "lstm",
@@ -64,9 +82,14 @@ __all__ = [
     "pow",
     "relu",
     "reshape",
+    "rms_norm",
     "rnn",
     "rnn_backward",
     "rnn_forward",
+    "scaled_dot_product_attention",
+    "scaled_dot_product_attention_backward",
+    "scaled_dot_product_attention_forward",
+    "self_attention",
     "sigmoid",
     "softmax",
     "stack",

@@ -131,10 +131,24 @@ def probability(name: str, p: Any) -> float:
     return float(p)
 
 
+def not_negative(name: str, value: Any) -> float:
+    """A number of at least 0."""
+    if not isinstance(value, float | int | np.floating | np.integer) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    if not 0.0 <= value < math.inf:
+        raise ValueError(f"{name}: expected a number of at least 0, got {value}")
+    return float(value)
+
+
+def choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raises unless `value` is one of these words."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected {', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}, got {value!r}")
+
+
 def reduction(value: Any) -> None:
     """Raises unless `value` names a reduction of losses."""
-    if value not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {value!r}")
+    choice("reduction", value, ("mean", "sum", "none"))
 
 
 def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:

@@ -58,17 +58,10 @@ def cross_entropy(
     label_smoothing = _check.probability("label_smoothing", label_smoothing)
     backend = backend_of(values, ids)
     _check.ids_inside("targets", ids, values.shape[1], backend, targets, ignore=ignore_index)
-    options = {"ignore_index": _check.integer("ignore_index", ignore_index, -(2**63), 2**63), "label_smoothing": label_smoothing}
+    ignore_index = _check.integer("ignore_index", ignore_index, -(2**63), 2**63)
+    options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
     losses, lse = backend.cross_entropy_forward(values, ids, **options)
-    loss = losses
-    divisor = 1
-    if reduction != "none":
-        # In double: a mean over a long batch keeps float32's digits.
-        total = losses.sum(dtype=np.float64)
-        if reduction == "mean":
-            divisor = int(np.count_nonzero(ids != ignore_index))
-            total = total / divisor if divisor else np.float64("nan")
-        loss = np.asarray(total, dtype=values.dtype)
+    loss, divisor = reduced(losses, ids, ignore_index, reduction)
 
     def backward(dloss: Array) -> tuple[Array, None]:
         # loss = sum(losses) / divisor; losses = lse(logits) - logits[target]
@@ -76,3 +69,16 @@ def cross_entropy(
         return backend.cross_entropy_backward(lse, values, ids, dlosses, **options), None
 
     return result(loss, (logits, targets), backward, "cross_entropy")
+
+
+def reduced(losses: Array, ids: Array, ignore_index: int, reduction: str) -> tuple[Array, int]:
+    """The loss, and what the sum of the losses was divided by."""
+    if reduction == "none":
+        return losses, 1
+    divisor = 1
+    # In double: a mean over a long batch keeps float32's digits.
+    total = losses.sum(dtype=np.float64)
+    if reduction == "mean":
+        divisor = int(np.count_nonzero(ids != ignore_index))
+        total = total / divisor if divisor else np.float64("nan")
+    return np.asarray(total, dtype=losses.dtype), divisor

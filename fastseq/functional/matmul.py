@@ -143,14 +143,20 @@ def _transposed_product(backend: Any, x: Array, dy: Array, ndim: int) -> Array:
     return backend.matmul(x.swapaxes(-1, -2), dy)
 
 
-def linear(x: ArrayOrTensor, weight: ArrayOrTensor, bias: ArrayOrTensor | None = None) -> ArrayOrTensor:
-    """Y = x W^T + b over the last axis of x.
+_LINEAR_FUNCTIONS = ("identity", "tanh", "sigmoid", "relu", "gelu")
+
+
+def linear(
+    x: ArrayOrTensor, weight: ArrayOrTensor, bias: ArrayOrTensor | None = None, *, function: str = "identity"
+) -> ArrayOrTensor:
+    """Y = f(x W^T + b) over the last axis of x; f is applied to each tile of the product while it is in the cache.
 
     Parameters
     ----------
     x : ndarray or Tensor (..., I), float32 or float64
     weight : ndarray or Tensor (O, I), of x's dtype
     bias : ndarray or Tensor (O,), of x's dtype, optional
+    function : {"identity", "tanh", "sigmoid", "relu", "gelu"}
 
     Returns
     -------
@@ -159,7 +165,7 @@ def linear(x: ArrayOrTensor, weight: ArrayOrTensor, bias: ArrayOrTensor | None =
     Raises
     ------
     ValueError, TypeError
-        If shapes or dtypes do not fit.
+        If shapes, dtypes or the function do not fit.
 
     Examples
     --------
@@ -173,17 +179,22 @@ def linear(x: ArrayOrTensor, weight: ArrayOrTensor, bias: ArrayOrTensor | None =
     b = None if bias is None else _check.like("bias", bias, values)
     if values.ndim == 0 or w.ndim != 2 or values.shape[-1] != w.shape[1] or not (b is None or b.shape == w.shape[:1]):
         _raise_linear(values, w, b)
+    _check.choice("function", function, _LINEAR_FUNCTIONS)
     backend = backend_of(values, w)
     rows = _rows(values)
     _check.size("x", len(rows), len(w))
-    y = backend.matmul(rows, w.T, bias=b)
-    if values.ndim != 2:
-        y = y.reshape(*values.shape[:-1], len(w))
+    # GELU's derivative needs the sums themselves: where it is wanted they are kept, and GELU comes after the product.
+    sums = backend.matmul(rows, w.T, bias=b) if function == "gelu" and is_recording(x, weight, bias) else None
+    product = backend.matmul(rows, w.T, bias=b, function=function) if sums is None else backend.pointwise_forward(sums, function=function)
+    y = product if values.ndim == 2 else product.reshape(*values.shape[:-1], len(w))
     need_x, need_weight, need_bias = _check.wants(x), _check.wants(weight), _check.wants(bias)
 
     def backward(dy: Array) -> tuple[Array | None, Array | None, Array | None]:
-        # y = x W^T + b
         dy = _rows(dy)
+        if function != "identity":
+            # y = f(sums); of all but GELU the derivative is made of y
+            dy = backend.pointwise_backward(product if sums is None else sums, dy, function=function)
+        # sums = x W^T + b
         return (
             backend.matmul(dy, w).reshape(values.shape) if need_x else None,
             backend.matmul(dy.T, rows) if need_weight else None,

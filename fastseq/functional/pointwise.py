@@ -1,4 +1,4 @@
-"""Functions of each element: exp, log, tanh, sigmoid, relu."""
+"""Functions of each element: exp, log, tanh, sigmoid, relu, erf, gelu."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from fastseq.autograd import Array, ArrayOrTensor, Tensor, result
 from fastseq.backends import backend_of
 from fastseq.functional import _check
 
+_FROM_X = ("log", "erf", "gelu", "gelu_tanh")
+
 
 def _pointwise(x: ArrayOrTensor, function: str) -> ArrayOrTensor:
     values = _check.floats("x", x)
     backend = backend_of(values)
     y = backend.pointwise_forward(values, function=function)
-    # Every derivative but the logarithm's is simplest in terms of y: exp' = y, tanh' = 1 - y^2, sigmoid' = y (1 - y).
-    saved = values if function == "log" else y
+    # Most derivatives are simplest in terms of y: exp' = y, tanh' = 1 - y^2, sigmoid' = y (1 - y).
+    saved = values if function in _FROM_X else y
 
     def backward(dy: Array) -> tuple[Array]:
         return (backend.pointwise_backward(saved, dy, function=function),)
@@ -150,5 +152,62 @@ def relu(x: ArrayOrTensor) -> ArrayOrTensor:
     return _pointwise(x, "relu")
 
 
-for _function in (exp, log, tanh, sigmoid, relu):
+def erf(x: ArrayOrTensor) -> ArrayOrTensor:
+    """The error function 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x, of each element.
+
+    Parameters
+    ----------
+    x : ndarray or Tensor, float32 or float64
+
+    Returns
+    -------
+    ndarray or Tensor of x's shape
+
+    Raises
+    ------
+    TypeError
+        If x is not a float32 or float64 array.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastseq as fs
+    >>> fs.functional.erf(np.array([0.0, np.inf]))
+    array([0., 1.])
+    """
+    return _pointwise(x, "erf")
+
+
+def gelu(x: ArrayOrTensor, approximate: str = "none") -> ArrayOrTensor:
+    """x Phi(x) of each element, Phi the normal distribution's function (Hendrycks & Gimpel 2016).
+
+    The negative tail is exact to a few units in the last place too, where x (1 + erf(x / sqrt(2))) / 2 loses every digit.
+
+    Parameters
+    ----------
+    x : ndarray or Tensor, float32 or float64
+    approximate : {"none", "tanh"}
+        "tanh" puts (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 in Phi's place, as GPT-2 does.
+
+    Returns
+    -------
+    ndarray or Tensor of x's shape
+
+    Raises
+    ------
+    TypeError, ValueError
+        If x is not a float32 or float64 array, or `approximate` is another word.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastseq as fs
+    >>> fs.functional.gelu(np.array([0.0, 1.0])).round(4)
+    array([0.    , 0.8413])
+    """
+    _check.choice("approximate", approximate, ("none", "tanh"))
+    return _pointwise(x, "gelu" if approximate == "none" else "gelu_tanh")
+
+
+for _function in (exp, log, tanh, sigmoid, relu, erf, gelu):
     setattr(Tensor, _function.__name__, _function)

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
-import numpy as np
-
 from fastseq.autograd import Array, ArrayOrTensor, Tensor, result
 from fastseq.backends import backend_of
 from fastseq.functional import _check
@@ -49,7 +44,7 @@ def softmax(x: ArrayOrTensor, axis: int = -1) -> ArrayOrTensor:
 
 
 def log_softmax(x: ArrayOrTensor, axis: int = -1) -> ArrayOrTensor:
-    """X - log(sum(exp(x))) along an axis. For a loss, `cross_entropy` does it and the choice of the target in one pass.
+    """X - log(sum(exp(x))) along an axis; -inf where all of x is. A loss has it and the target in one pass: `cross_entropy`.
 
     Parameters
     ----------
@@ -75,27 +70,13 @@ def log_softmax(x: ArrayOrTensor, axis: int = -1) -> ArrayOrTensor:
     values = _check.floats("x", x)
     axis = _check.axis("axis", axis, values.ndim)
     backend = backend_of(values)
-    last = values.swapaxes(axis, -1)
-    lse = _log_sum_exp(backend, last)
-    y_last = last - lse
+    y_last = backend.log_softmax_forward(values.swapaxes(axis, -1))
 
     def backward(dy: Array) -> tuple[Array]:
-        # y = x - log(sum(exp(x))), and the logarithm's derivative is exp(y)
-        dy = dy.swapaxes(axis, -1)
-        dx = dy - backend.pointwise_forward(y_last, function="exp") * dy.sum(axis=-1, keepdims=True)
-        return (dx.swapaxes(axis, -1),)
+        # y = x - log(sum(exp(x)))
+        return (backend.log_softmax_backward(y_last, dy.swapaxes(axis, -1)).swapaxes(axis, -1),)
 
     return result(y_last.swapaxes(axis, -1), (x,), backward, "log_softmax")
-
-
-def _log_sum_exp(backend: Any, x: Array) -> Array:
-    """log(sum(exp(x))) over the last axis, (..., 1): what the fused loss keeps, whatever the target."""
-    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    if rows.size == 0:
-        return np.full((*x.shape[:-1], 1), -np.inf, x.dtype)
-    targets = np.zeros(len(rows), np.int64)
-    lse = backend.cross_entropy_forward(rows, targets, ignore_index=-1, label_smoothing=0.0)[1]
-    return lse.reshape(*x.shape[:-1], 1)
 
 
 for _function in (softmax, log_softmax):

@@ -1,6 +1,6 @@
 """Layers: Module, Parameter, and the layers that own parameters."""
 
-from fastseq.nn.activations import LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
+from fastseq.nn.activations import GELU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
 from fastseq.nn.attention_decoder import AttentionDecoder
 from fastseq.nn.cells import GRUCell, LSTMCell, RNNCell
 from fastseq.nn.containers import ModuleDict, ModuleList, Sequential
@@ -8,9 +8,11 @@ from fastseq.nn.dropout import Dropout
 from fastseq.nn.embedding import Embedding
 from fastseq.nn.linear import Linear
 from fastseq.nn.module import Module, Parameter
+from fastseq.nn.norm import LayerNorm, RMSNorm
 from fastseq.nn.recurrent import GRU, LSTM, MUT1, MUT2, MUT3, RNN
 
 __all__ = [
+    "GELU",
     "GRU",
     "LSTM",
     "MUT1",
@@ -22,12 +24,14 @@ __all__ = [
     "Embedding",
     "GRUCell",
     "LSTMCell",
+    "LayerNorm",
     "Linear",
     "LogSoftmax",
     "Module",
     "ModuleDict",
     "ModuleList",
     "Parameter",
+    "RMSNorm",
     "RNNCell",
     "ReLU",
     "Sequential",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastseq import functional
+from fastseq.functional import _check
 from fastseq.nn._inputs import any_real_input
 from fastseq.nn.module import Module
 
@@ -52,6 +53,34 @@ class Sigmoid(Module):
     def forward(self, x: Any) -> Any:
         """The logistic function; x of any shape."""
         return functional.sigmoid(any_real_input(x, "x"))
+
+
+class GELU(Module):
+    """x Phi(x), element by element, Phi the normal distribution's function (Hendrycks & Gimpel 2016).
+
+    Parameters
+    ----------
+    approximate : {"none", "tanh"}
+        As in `fastseq.functional.gelu`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastseq as fs
+    >>> fs.nn.GELU()(np.array([0.0, 1.0])).round(4).tolist()
+    [0.0, 0.8413]
+    """
+
+    def __init__(self, approximate: str = "none") -> None:
+        _check.choice("approximate", approximate, ("none", "tanh"))
+        self.approximate = approximate
+
+    def forward(self, x: Any) -> Any:
+        """x times the share of a normal distribution below it; x of any shape."""
+        return functional.gelu(any_real_input(x, "x"), self.approximate)
+
+    def extra_repr(self) -> str:
+        """The form."""
+        return f"approximate={self.approximate!r}"
 
 
 class _OverLastAxis(Module):
