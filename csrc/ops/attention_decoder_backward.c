@@ -174,7 +174,7 @@ static void decoder_weight(const fsq_team *team, const decoder_backward_run *k, 
 static void decoder_bias(const fsq_team *team, const decoder_backward_run *k, real *db, const real *a, ptrdiff_t n) {
     ptrdiff_t from, to;
     fsq_share(team, n, bias_grain, &from, &to);
-    if (from < to) FSQ_FN(kernels_now)()->bias_backward(db + from, a + from, k->order.rows, n, to - from);
+    if (from < to) FSQ_FN(kernels_now)()->bias_backward(db + from, a + from, k->order.rows, n, to - from, 0);
 }
 
 static void decoder_weights(const fsq_team *team, const decoder_backward_run *k) {
@@ -194,7 +194,7 @@ static void decoder_weights(const fsq_team *team, const decoder_backward_run *k)
     if (!c->additive) return;
     real *du = g->du;
     fsq_share(team, c->A, bias_grain, &from, &to);
-    if (from < to) FSQ_FN(kernels_now)()->bias_backward(du + from, k->du + from, c->B, c->A, to - from);
+    if (from < to) FSQ_FN(kernels_now)()->bias_backward(du + from, k->du + from, c->B, c->A, to - from, 0);
 }
 
 /* dx = dsx W_x, and, where the rows are ordered, each to its place. */
