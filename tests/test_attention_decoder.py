@@ -180,7 +180,7 @@ def test_large_scores_and_infinities(attention, dtype, isa, rng):
     problem = Problem(attention=attention, T=2, B=2, S=5, I=3, H=8, M=8, A=7)
     inputs, options = problem.inputs(rng, dtype), problem.options(rng)
     for scale in (1e4, 1e30):
-        *outputs, cache = functional.attention_decoder_forward(**dict(inputs, memory=scale * inputs["memory"], w_ih=0 * inputs["w_ih"]), **options)
+        *outputs, _ = functional.attention_decoder_forward(**dict(inputs, memory=scale * inputs["memory"], w_ih=0 * inputs["w_ih"]), **options)
         assert all(np.isfinite(a).all() for a in outputs)
         np.testing.assert_allclose(outputs[3].sum(axis=2), 1, rtol=1e-5)
     seen = dict(inputs, memory=inputs["memory"].copy())
@@ -275,13 +275,13 @@ def test_bad_input_of_the_pair_and_of_a_ready_memory(rng):
     with pytest.raises(TypeError, match="x: expected an array, got a Tensor"):
         functional.attention_decoder_forward(**dict(inputs, x=fs.Tensor(inputs["x"])), **options)
     *outputs, cache = functional.attention_decoder_forward(**inputs, **options)
-    for given, error, text in [
+    for arguments, error, text in [
         ((None,), TypeError, "cache: expected what attention_decoder_forward returned, got NoneType"),
         ((cache, outputs[0].astype(np.float64)), TypeError, "doutputs: expected an array of float32, got float64"),
         ((cache, outputs[0][1:]), ValueError, r"doutputs: expected shape \(3, 3, 5\), got \(2, 3, 5\)"),
     ]:
         with pytest.raises(error, match=text):
-            functional.attention_decoder_backward(given[0], *(given[1:] or outputs[:1]))
+            functional.attention_decoder_backward(arguments[0], *(arguments[1:] or outputs[:1]))
     ready = functional.decoder_memory(inputs["memory"], inputs["w_key"], inputs["b_key"])
     with pytest.raises(TypeError, match="expected None with a DecoderMemory"):
         functional.attention_decoder(**dict(inputs, memory=ready), **options)

@@ -166,7 +166,7 @@ def test_reordered_rows_for_beam_search(options, rng):
 
 @form
 def test_arrays_give_the_bits_of_tensors(options, dtype, rng):
-    layer, (x, memory, state) = made(options, dtype), inputs(rng, dtype)
+    layer, (x, memory, _) = made(options, dtype), inputs(rng, dtype)
     plain, _ = layer(x, memory, lengths=LENGTHS, memory_lengths=MEMORY_LENGTHS)
     recorded, _ = layer(fs.Tensor(x), memory, lengths=LENGTHS, memory_lengths=MEMORY_LENGTHS)
     other, _ = layer(x, fs.Tensor(memory), lengths=LENGTHS, memory_lengths=MEMORY_LENGTHS)

@@ -408,7 +408,7 @@ def checked_attention(value: Any) -> str:
     return value
 
 
-def scale_of(attention: str, size: int) -> float:
+def scale_of(attention: str | None, size: int) -> float:
     """What a dot product of vectors of this size is multiplied by."""
     return size**-0.5 if attention == "scaled_dot" and size else 1.0
 

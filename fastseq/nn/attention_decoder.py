@@ -159,6 +159,7 @@ class AttentionDecoder(RecurrentModule):
         if ready.shape[1] != B:
             raise ValueError(f"memory: expected shape (S, {B}, {self.memory_size}), for x has {B} rows, got a batch of {ready.shape[1]}")
         plain = not any(isinstance(a, Tensor) for a in (x, ready.values, ready.keys, h_0, c_0))
+        x = x if plain or isinstance(x, Tensor) else Tensor(x)  # so that what is made of it is recorded
         if self.attention is None:
             outputs, h, c = self._plain_decoder(x, ready, h_0, c_0, found)
         elif self.input_feeding:
@@ -295,8 +296,6 @@ class AttentionDecoder(RecurrentModule):
         self, x: Any, memory: DecoderMemory, h_0: Any, c_0: Any, lengths: Any, plain: bool, return_weights: bool
     ) -> Any:
         """Luong's form: all states first, then all queries at once."""
-        if isinstance(memory.values, Tensor) and not isinstance(x, Tensor):
-            x = Tensor(x)                                   # the cell's weights take part in what is recorded
         y, h, c = self._states(x, h_0, c_0, lengths)
         own = self._own(plain)
         queries = y.swapaxes(0, 1)
