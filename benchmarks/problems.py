@@ -237,6 +237,60 @@ class CrossEntropy(Problem):
 
 
 @dataclass(frozen=True)
+class AdditiveAttention(Problem):
+    """softmax_k(u . tanh(q + k)) v: y (B, Tq, D), values as wide as keys; mode: "inference" or "training" (with all gradients).
+
+    `ragged`: rows of Tk / 10 to Tk keys, 0.55 Tk on average, in no order.
+    """
+
+    mode: str
+    B: int
+    Tq: int
+    Tk: int
+    D: int
+    ragged: bool = False
+
+    def __str__(self) -> str:
+        return f"additive attention {self.mode} {'ragged ' if self.ragged else ''}B{self.B} Tq{self.Tq} Tk{self.Tk} D{self.D}"
+
+    @property
+    def task(self) -> str:
+        return f"additive_attention_{self.mode}"
+
+    @cached_property
+    def data(self) -> tuple[np.ndarray, ...]:
+        """Projected queries and keys, values, u, and the upstream gradient of y."""
+        rng, (B, Tq, Tk, D) = np.random.default_rng(0), (self.B, self.Tq, self.Tk, self.D)
+        shapes = (B, Tq, D), (B, Tk, D), (B, Tk, D), (D,), (B, Tq, D)
+        return tuple([(rng.standard_normal(shape) / np.sqrt(D) ** (len(shape) == 1)).astype(np.float32) for shape in shapes])
+
+    @cached_property
+    def lengths(self) -> np.ndarray | None:
+        """Keys of each row (B,), the first one all of them; None where all rows have Tk."""
+        if not self.ragged:
+            return None
+        lengths = np.random.default_rng(4).integers(max(1, self.Tk // 10), self.Tk + 1, self.B)
+        lengths[0] = self.Tk
+        return lengths
+
+    @cached_property
+    def answer(self) -> Arrays:
+        *arrays, dy = (a.astype(np.float64) for a in self.data)
+        parts: list[list[np.ndarray]] = []
+        for b in range(self.B):  # row by row: all tanh at once would be large
+            q, k, v = (a[b : b + 1] for a in arrays[:3])
+            lengths = None if self.lengths is None else self.lengths[b : b + 1]
+            y, weights = reference.additive_attention_forward(q, k, v, arrays[3], key_lengths=lengths, need_weights=True)
+            grads = reference.additive_attention_backward(q, k, v, arrays[3], weights, dy[b : b + 1], key_lengths=lengths)
+            parts.append([y, *grads[:4]])
+        y, dq, dk, dv, du = zip(*parts, strict=True)
+        answer = {"y": np.concatenate(y)}
+        if self.mode == "training":
+            answer |= {"dq": np.concatenate(dq), "dk": np.concatenate(dk), "dv": np.concatenate(dv), "du": np.sum(du, axis=0)}
+        return answer
+
+
+@dataclass(frozen=True)
 class Decoder(Problem):
     """A decoder with additive attention, fed into its cell, over T steps of B rows with memories of S; mode: "inference" or "training".
 

@@ -345,6 +345,28 @@ void FSQ_OP(fsq_linear_cross_entropy_backward)(FSQ_REAL *dx, FSQ_REAL *dweight, 
                                                double smoothing, int threads, void *work);
 size_t FSQ_OP(fsq_linear_cross_entropy_backward_work)(ptrdiff_t N, ptrdiff_t H, ptrdiff_t V, int threads);
 
+/* ---------------------------------------------------------------- additive_attention (Bahdanau et al. 2015)
+ * s_ij = sum_d u_d tanh(q_id + k_jd) + bias_ij, w_i = softmax of s_i over the keys j that query i sees, y_i = sum_j w_ij v_j, for each row of
+ * the batch. q (B, Tq, D), k (B, Tk, D), v (B, Tk, Dv), u (D), y (B, Tq, Dv), weights (B, Tq, Tk).
+ * lengths (B): the keys of a row, each 0..Tk; NULL: Tk. visible, bias: NULL, or element (b, i, j) at [b mask_batch + i mask_query + j mask_key];
+ * a key is seen where it is within the length, visible is not 0 and bias is not -inf. A query that sees none has y = 0 and weights = 0. What
+ * a hidden key holds, in k or in v, is never in the result.
+ * weights: out, and cache for backward; NULL where nobody wants them. y and weights of a query depend on it, its row's keys and u only.
+ *
+ * Backward: dy, dweights: NULL = 0. A weight of 0 passes no gradient on, whatever the arrays hold. Out: dq, dk, dv, du as the inputs, and
+ * dscores (B, Tq, Tk) = dL/ds = dL/dbias. dq_i adds up over j, dk_j over i, dv_j over i, all ascending (pairs with an element of q or k beyond
+ * 20, in float64 170, after the others); du over the rows of the batch, ascending. */
+void FSQ_OP(fsq_additive_attention_forward)(FSQ_REAL *y, FSQ_REAL *weights, const FSQ_REAL *q, const FSQ_REAL *k, const FSQ_REAL *v, const FSQ_REAL *u,
+                                            const int64_t *lengths, const unsigned char *visible, const FSQ_REAL *bias,
+                                            ptrdiff_t mask_batch, ptrdiff_t mask_query, ptrdiff_t mask_key,
+                                            ptrdiff_t B, ptrdiff_t Tq, ptrdiff_t Tk, ptrdiff_t D, ptrdiff_t Dv, int threads, void *work);
+size_t FSQ_OP(fsq_additive_attention_forward_work)(ptrdiff_t Tq, ptrdiff_t Tk, ptrdiff_t D, ptrdiff_t Dv, int threads);
+void FSQ_OP(fsq_additive_attention_backward)(FSQ_REAL *dq, FSQ_REAL *dk, FSQ_REAL *dv, FSQ_REAL *du, FSQ_REAL *dscores, const FSQ_REAL *weights,
+                                             const FSQ_REAL *q, const FSQ_REAL *k, const FSQ_REAL *v, const FSQ_REAL *u, const FSQ_REAL *dy,
+                                             const FSQ_REAL *dweights, const int64_t *lengths,
+                                             ptrdiff_t B, ptrdiff_t Tq, ptrdiff_t Tk, ptrdiff_t D, ptrdiff_t Dv, int threads, void *work);
+size_t FSQ_OP(fsq_additive_attention_backward_work)(ptrdiff_t B, ptrdiff_t Tq, ptrdiff_t Tk, ptrdiff_t D, ptrdiff_t Dv, int threads);
+
 /* ---------------------------------------------------------------- embedding
  * y (n, D) = weight[ids]; ids (n) checked, weight (V, D).
  * Backward: dweight (V, D) = the sum over n of dy (n, D) at ids[n], first to last; rows of no id, and padding_idx (-1: none), are zero.

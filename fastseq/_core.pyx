@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from numpy cimport (
-    NPY_ARRAY_CARRAY_RO, NPY_DOUBLE, NPY_FLOAT, PyArray_CheckExact, PyArray_DATA, PyArray_DIM, PyArray_DIMS, PyArray_EMPTY, PyArray_FROM_OTF, PyArray_ISBEHAVED_RO,
+    NPY_ARRAY_CARRAY_RO, NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, PyArray_CheckExact, PyArray_DATA, PyArray_DIM, PyArray_DIMS, PyArray_EMPTY, PyArray_FROM_OTF, PyArray_ISBEHAVED_RO,
     PyArray_ISCARRAY, PyArray_ISCARRAY_RO, PyArray_NDIM, PyArray_SIZE, PyArray_SimpleNewFromData, PyArray_STRIDE, PyArray_TYPE, import_array, ndarray, npy_intp, set_array_base)
 
 from fastseq._csrc cimport *
@@ -1446,6 +1446,57 @@ def linear_cross_entropy_backward(ndarray lse not None, ndarray x not None, ndar
                                         smoothing, threads, work)
         scratch_give(work, bytes)
     return dx, dweight, dbias
+
+
+# ---------------------------------------------------------------- additive attention
+
+cdef inline npy_intp mask_stride(ndarray a, int axis) noexcept:
+    """In elements of a dense mask with three axes; 0 where it is broadcast."""
+    cdef npy_intp step = 1
+    cdef int i
+    if a is None or PyArray_DIM(a, axis) == 1:
+        return 0
+    for i in range(axis + 1, 3):
+        step *= PyArray_DIM(a, i)
+    return step
+
+
+def additive_attention_forward(ndarray q not None, ndarray k not None, ndarray v not None, ndarray u not None, ndarray mask, ndarray key_lengths,
+                               bint need_weights):
+    """y (B, Tq, Dv) and, where needed, the weights (B, Tq, Tk), else None; mask: of bool or q's type, each axis 1 or in full."""
+    cdef ndarray a = dense(q), b = dense(k), c = dense(v), d = dense(u), m = dense_or_none(mask), lengths = dense_or_none(key_lengths)
+    cdef npy_intp B = PyArray_DIM(a, 0), Tq = PyArray_DIM(a, 1), D = PyArray_DIM(a, 2), Tk = PyArray_DIM(b, 1), Dv = PyArray_DIM(c, 2)
+    cdef ndarray y = empty(PyArray_TYPE(a), (B, Tq, Dv)), weights = empty(PyArray_TYPE(a), (B, Tq, Tk)) if need_weights else None
+    cdef bint single = is_single(a), is_bool = m is not None and PyArray_TYPE(m) == NPY_BOOL
+    cdef npy_intp by_row = mask_stride(m, 0), by_query = mask_stride(m, 1), by_key = mask_stride(m, 2)
+    cdef int threads = fsq_threads_get()
+    cdef size_t bytes = additive_attention_forward_work_c(single, Tq, Tk, D, Dv, threads)
+    cdef void *work = scratch_take(bytes)
+    with nogil:
+        additive_attention_forward_c(single, PyArray_DATA(y), pointer(weights), PyArray_DATA(a), PyArray_DATA(b), PyArray_DATA(c), PyArray_DATA(d),
+                                     <const int64_t *>pointer(lengths), <const unsigned char *>(pointer(m) if is_bool else NULL),
+                                     NULL if is_bool else pointer(m), by_row, by_query, by_key, B, Tq, Tk, D, Dv, threads, work)
+        scratch_give(work, bytes)
+    return y, weights
+
+
+def additive_attention_backward(ndarray q not None, ndarray k not None, ndarray v not None, ndarray u not None, ndarray weights not None, ndarray dy,
+                                ndarray dweights, ndarray key_lengths):
+    """dq, dk, dv, du and dL/d(scores) (B, Tq, Tk)."""
+    cdef ndarray a = dense(q), b = dense(k), c = dense(v), d = dense(u), w = dense(weights), g = dense_or_none(dy), more = dense_or_none(dweights)
+    cdef ndarray lengths = dense_or_none(key_lengths)
+    cdef ndarray dq = empty_like(a), dk = empty_like(b), dv = empty_like(c), du = empty_like(d), dscores = empty_like(w)
+    cdef npy_intp B = PyArray_DIM(a, 0), Tq = PyArray_DIM(a, 1), D = PyArray_DIM(a, 2), Tk = PyArray_DIM(b, 1), Dv = PyArray_DIM(c, 2)
+    cdef bint single = is_single(a)
+    cdef int threads = fsq_threads_get()
+    cdef size_t bytes = additive_attention_backward_work_c(single, B, Tq, Tk, D, Dv, threads)
+    cdef void *work = scratch_take(bytes)
+    with nogil:
+        additive_attention_backward_c(single, PyArray_DATA(dq), PyArray_DATA(dk), PyArray_DATA(dv), PyArray_DATA(du), PyArray_DATA(dscores),
+                                      PyArray_DATA(w), PyArray_DATA(a), PyArray_DATA(b), PyArray_DATA(c), PyArray_DATA(d), pointer(g), pointer(more),
+                                      <const int64_t *>pointer(lengths), B, Tq, Tk, D, Dv, threads, work)
+        scratch_give(work, bytes)
+    return dq, dk, dv, du, dscores
 
 
 # ---------------------------------------------------------------- embedding, dropout

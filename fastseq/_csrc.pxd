@@ -185,6 +185,10 @@ cdef extern from *:
     #define FSQ_LINEAR_CROSS_ENTROPY_FORWARD_WORK(...) FSQ_EITHER(fsq_linear_cross_entropy_forward_work, __VA_ARGS__)
     #define FSQ_LINEAR_CROSS_ENTROPY_BACKWARD(...) FSQ_EITHER(fsq_linear_cross_entropy_backward, __VA_ARGS__)
     #define FSQ_LINEAR_CROSS_ENTROPY_BACKWARD_WORK(...) FSQ_EITHER(fsq_linear_cross_entropy_backward_work, __VA_ARGS__)
+    #define FSQ_ADDITIVE_ATTENTION_FORWARD(...) FSQ_EITHER(fsq_additive_attention_forward, __VA_ARGS__)
+    #define FSQ_ADDITIVE_ATTENTION_FORWARD_WORK(...) FSQ_EITHER(fsq_additive_attention_forward_work, __VA_ARGS__)
+    #define FSQ_ADDITIVE_ATTENTION_BACKWARD(...) FSQ_EITHER(fsq_additive_attention_backward, __VA_ARGS__)
+    #define FSQ_ADDITIVE_ATTENTION_BACKWARD_WORK(...) FSQ_EITHER(fsq_additive_attention_backward_work, __VA_ARGS__)
     #define FSQ_EMBEDDING_FORWARD(...) FSQ_EITHER(fsq_embedding_forward, __VA_ARGS__)
     #define FSQ_EMBEDDING_BACKWARD(...) FSQ_EITHER(fsq_embedding_backward, __VA_ARGS__)
     #define FSQ_DROPOUT(...) FSQ_EITHER(fsq_dropout, __VA_ARGS__)
@@ -273,6 +277,18 @@ cdef extern from * nogil:
                                                                              ptrdiff_t N, ptrdiff_t H, ptrdiff_t V, int64_t ignore_index,
                                                                              double smoothing, int threads, void *work)
     size_t linear_cross_entropy_backward_work_c "FSQ_LINEAR_CROSS_ENTROPY_BACKWARD_WORK"(bint single, ptrdiff_t N, ptrdiff_t H, ptrdiff_t V, int threads)
+    void additive_attention_forward_c "FSQ_ADDITIVE_ATTENTION_FORWARD"(
+        bint single, void *y, void *weights, const void *q, const void *k, const void *v, const void *u,
+        const int64_t *lengths, const unsigned char *visible, const void *bias, ptrdiff_t mask_batch, ptrdiff_t mask_query, ptrdiff_t mask_key,
+        ptrdiff_t B, ptrdiff_t Tq, ptrdiff_t Tk, ptrdiff_t D, ptrdiff_t Dv, int threads, void *work)
+    size_t additive_attention_forward_work_c "FSQ_ADDITIVE_ATTENTION_FORWARD_WORK"(bint single, ptrdiff_t Tq, ptrdiff_t Tk, ptrdiff_t D, ptrdiff_t Dv,
+                                                                                   int threads)
+    void additive_attention_backward_c "FSQ_ADDITIVE_ATTENTION_BACKWARD"(
+        bint single, void *dq, void *dk, void *dv, void *du, void *dscores, const void *weights, const void *q, const void *k, const void *v,
+        const void *u, const void *dy, const void *dweights, const int64_t *lengths,
+        ptrdiff_t B, ptrdiff_t Tq, ptrdiff_t Tk, ptrdiff_t D, ptrdiff_t Dv, int threads, void *work)
+    size_t additive_attention_backward_work_c "FSQ_ADDITIVE_ATTENTION_BACKWARD_WORK"(bint single, ptrdiff_t B, ptrdiff_t Tq, ptrdiff_t Tk, ptrdiff_t D,
+                                                                                     ptrdiff_t Dv, int threads)
     void embedding_forward_c "FSQ_EMBEDDING_FORWARD"(bint single, void *y, const int64_t *ids, const void *weight,
                                                      ptrdiff_t n, ptrdiff_t V, ptrdiff_t D, int threads)
     void embedding_backward_c "FSQ_EMBEDDING_BACKWARD"(bint single, void *dweight, const void *dy, const int64_t *ids,

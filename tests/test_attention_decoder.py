@@ -91,6 +91,24 @@ def test_values_and_gradients(problem, dtype, rng):
         assert_same_bits(inputs[name], before[name], name)
 
 
+@pytest.mark.parametrize("ragged", [False, True])
+def test_queries_and_keys_beyond_the_range_of_exponentials(ragged, dtype, rng):
+    """Rows with far keys, with near ones, and with a query that is far in the first step only."""
+    problem = Problem(T=4, B=5, S=6, I=3, H=9, M=8, A=19, ragged=ragged)
+    inputs, options, upstream = problem.inputs(rng, dtype), problem.options(rng), problem.upstream(rng, dtype)
+    inputs["memory"][1, 0] *= 1000
+    inputs["h_0"][4] *= 3000
+    inputs["u"] *= 0.1
+    with computed_by(reference):
+        want = results(_wide(inputs), options, [d.astype(np.float64) for d in upstream])
+    for isa, threads in WAYS:
+        with using(isa, threads):
+            got = results(inputs, options, upstream)
+        for name in want:
+            bound = 5000 * np.finfo(dtype).eps * (1 + np.abs(want[name]).max())
+            np.testing.assert_allclose(got[name], want[name], rtol=0, atol=bound, err_msg=f"{name} ({isa}, {threads} threads)")
+
+
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_a_row_has_its_own_bits_in_any_batch_and_whatever_lies_past_its_end(cell, attention, dtype, isa, threads, rng):

@@ -8,7 +8,7 @@ import pytest
 import fastseq as fs
 from fastseq import _core, functional
 from fastseq.backends import cpu, reference
-from tests.cases import CASES, Case, lstm_case, reference_results
+from tests.cases import CASES, Case, additive_case, lstm_case, reference_results
 from tests.conftest import WAYS, using
 from tests.tolerance import assert_close, assert_same_bits
 
@@ -215,6 +215,7 @@ LAID_OUT = [
     Case("cross_entropy", {"logits": (7, 17), "targets": (7,)}, ids={"targets": 17}),
     Case("embedding", {"ids": (4, 3), "weight": (5, 17)}, ids={"ids": 5}),
     Case("dropout", {"x": (3, 17)}, {"p": 0.4, "seed": 1}),
+    additive_case(2, 3, 5, 17, 9, return_weights=True),
     lstm_case(3, 4, 5, 17),
 ]
 
@@ -254,6 +255,9 @@ BIG = [
     Case("embedding", {"ids": (300,), "weight": (20, 33)}, ids={"ids": 20}),
     Case("dropout", {"x": (5000,)}, {"p": 0.4, "seed": 3}),
     Case("sigmoid", {"x": (5000,)}),
+    additive_case(7, 13, 19, 70, 33, return_weights=True),
+    additive_case(1, 130, 19, 70, 33),
+    additive_case(13, 1, 19, 70, 33),
     lstm_case(9, 13, 20, 70),
     lstm_case(9, 1, 20, 70),
 ]

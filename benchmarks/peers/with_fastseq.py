@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.call import Call, one, outputs, stepped
-from benchmarks.problems import Arrays, CrossEntropy, Decoder, Matmul, Recurrent
+from benchmarks.problems import AdditiveAttention, Arrays, CrossEntropy, Decoder, Matmul, Recurrent
 
 
 def inference(layer: Any, x: np.ndarray, **options: Any) -> Call:
@@ -92,6 +92,24 @@ class FastSeq:
         def answer() -> Arrays:
             loss, z = run()
             return {"loss": loss.data, "dlogits": z.grad}
+        return Call(run, answer)
+
+    def additive_attention_inference(self, problem: AdditiveAttention) -> Call:
+        q, k, v, u, _ = problem.data
+        return one("y", lambda: self.fs.functional.additive_attention(q, k, v, u, key_lengths=problem.lengths))
+
+    def additive_attention_training(self, problem: AdditiveAttention) -> Call:
+        *arrays, dy = problem.data
+
+        def run() -> Any:
+            tensors = [self.fs.Tensor(a, requires_grad=True) for a in arrays]
+            y = self.fs.functional.additive_attention(*tensors, key_lengths=problem.lengths)
+            y.backward(dy)
+            return y, tensors
+
+        def answer() -> Arrays:
+            y, tensors = run()
+            return {"y": y.data} | {name: t.grad for name, t in zip(("dq", "dk", "dv", "du"), tensors, strict=True)}
         return Call(run, answer)
 
     def _decoder(self, problem: Decoder) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.call import Call, one, outputs, stepped
-from benchmarks.problems import Arrays, CrossEntropy, Decoder, Matmul, Recurrent
+from benchmarks.problems import AdditiveAttention, Arrays, CrossEntropy, Decoder, Matmul, Recurrent
 
 # Each cell's step: from the input's part p and the state's part q of its sums to h, c and what the way back needs; then back, from dh and dc to
 # dp, dq, and what reaches h and c of the step before past the product. Cells without c hand it through.
@@ -169,6 +169,31 @@ class NumPy:
             e /= problem.N
             return loss, e
         return Call(run, lambda: dict(zip(("loss", "dlogits"), map(np.asarray, run()), strict=True)))
+
+    def _additive_weights(self, problem: AdditiveAttention) -> tuple[np.ndarray, np.ndarray]:
+        """All tanh (B, Tq, Tk, D), and the weights."""
+        q, k, _, u, _ = problem.data
+        t = np.tanh(q[:, :, None] + k[:, None])
+        scores = t @ u
+        if problem.lengths is not None:
+            scores[np.broadcast_to(np.arange(problem.Tk) >= problem.lengths[:, None, None], scores.shape)] = -np.inf
+        e = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        return t, e / e.sum(axis=-1, keepdims=True)
+
+    def additive_attention_inference(self, problem: AdditiveAttention) -> Call:
+        return one("y", lambda: self._additive_weights(problem)[1] @ problem.data[2])
+
+    def additive_attention_training(self, problem: AdditiveAttention) -> Call:
+        _, _, v, u, dy = problem.data
+
+        def run() -> Arrays:
+            t, w = self._additive_weights(problem)
+            dw = dy @ v.swapaxes(1, 2)
+            ds = w * (dw - (w * dw).sum(axis=-1, keepdims=True))
+            dx = ds[..., None] * (u * (1 - t * t))
+            du = ds.reshape(-1) @ t.reshape(-1, len(u))
+            return {"y": w @ v, "dq": dx.sum(axis=2), "dk": dx.sum(axis=1), "dv": w.swapaxes(1, 2) @ dy, "du": du}
+        return Call(run, run)
 
     def attention_decoder_inference(self, problem: Decoder) -> Call:
         (x, memory, _), w, cell, H = problem.data, problem.weights, _FORWARD[problem.cell], problem.H

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.peers.call import Call, one, outputs, stepped
-from benchmarks.problems import Arrays, CrossEntropy, Decoder, Matmul, Recurrent
+from benchmarks.problems import AdditiveAttention, Arrays, CrossEntropy, Decoder, Matmul, Recurrent
 
 
 class PyTorch:
@@ -99,6 +99,36 @@ class PyTorch:
             loss.backward()
             return loss
         return Call(run, lambda: {"loss": run().detach().numpy(), "dlogits": logits.grad.numpy()})
+
+    def _additive(self, problem: AdditiveAttention) -> Callable[..., Any]:
+        torch = self.torch
+        hidden = None if problem.lengths is None else torch.arange(problem.Tk) >= torch.from_numpy(problem.lengths)[:, None, None]
+
+        def attend(q: Any, k: Any, v: Any, u: Any) -> Any:
+            scores = torch.tanh(q[:, :, None] + k[:, None]) @ u
+            return torch.softmax(scores if hidden is None else scores.masked_fill(hidden, -torch.inf), -1) @ v
+        return attend
+
+    def additive_attention_inference(self, problem: AdditiveAttention) -> Call:
+        return one("y", self._inference(self._additive(problem), *map(self.torch.from_numpy, problem.data[:4])))
+
+    def additive_attention_training(self, problem: AdditiveAttention) -> Call:
+        *arrays, dy = map(self.torch.from_numpy, problem.data)
+        attend = self._additive(problem)
+        for a in arrays:
+            a.requires_grad_()
+
+        def run() -> Any:
+            for a in arrays:
+                a.grad = None
+            y = attend(*arrays)
+            y.backward(dy)
+            return y
+
+        def answer() -> Arrays:
+            y = run()
+            return {"y": y.detach().numpy()} | {name: a.grad.numpy() for name, a in zip(("dq", "dk", "dv", "du"), arrays, strict=True)}
+        return Call(run, answer)
 
     def attention_decoder_inference(self, problem: Decoder) -> Call:
         from benchmarks.peers.torch_decoder import decoder

@@ -173,10 +173,25 @@ typedef struct FSQ_FN(kernels) {
                                   int64_t ignore_index, double smoothing);
     void (*cross_entropy_backward)(real *dlogits, const real *lse, const real *logits, const int64_t *targets, const real *dlosses,
                                    ptrdiff_t dlosses_step, ptrdiff_t rows, ptrdiff_t V, int64_t ignore_index, double smoothing);
+    /* ---- additive_attention.c: one row of the batch */
+    real additive_range;                        /* elements of q and k beyond are far */
+    void (*additive_beyond)(unsigned char *flags, const real *x, ptrdiff_t rows, ptrdiff_t D, real limit);
+    void (*additive_panel)(real *panel, ptrdiff_t stride, const real *x, const unsigned char *far, ptrdiff_t rows, ptrdiff_t D);
+    void (*additive_scores)(real *scores, ptrdiff_t scores_row, const real *q, ptrdiff_t q_stride, const real *k, ptrdiff_t k_stride, const real *u,
+                            ptrdiff_t Tq, ptrdiff_t Tk, ptrdiff_t D);
+    void (*additive_scores_far)(real *scores, const real *q, const real *k, const real *u, ptrdiff_t Tk, ptrdiff_t D);
+    void (*additive_weights)(real *w, const unsigned char *visible, const real *bias, ptrdiff_t mask_key, ptrdiff_t n, ptrdiff_t Tk);
+    void (*additive_weights_backward)(real *ds, const real *w, ptrdiff_t n, ptrdiff_t Tk);
+    void (*additive_backward)(real *dq, real *dk, real *du, real *column, const real *q, ptrdiff_t q_stride, const real *k, ptrdiff_t k_stride,
+                              const real *u, const real *ds, ptrdiff_t ds_row, ptrdiff_t Tq, ptrdiff_t Tk, ptrdiff_t D, ptrdiff_t from, ptrdiff_t to);
+    void (*additive_backward_far)(real *dq, real *dk, real *du, const real *q, const real *k, const real *u, const real *ds, ptrdiff_t Tk, ptrdiff_t D,
+                                  ptrdiff_t n, int add);
     /* ---- attention_decoder.c: one query, S keys */
-    void (*decoder_scores)(real *scores, const real *query, const real *keys, const real *u, ptrdiff_t S, ptrdiff_t A);
-    void (*decoder_scores_backward)(real *dquery, real *dkeys, real *du, const real *dscores, const real *query, const real *keys, const real *u,
-                                    ptrdiff_t S, ptrdiff_t A);
+    void (*decoder_backward_far)(real *dquery, real *dkeys, real *du, const real *dscores, const real *query, const real *keys, const real *u,
+                                 ptrdiff_t S, ptrdiff_t A);
+    void (*decoder_backward_near)(real *dquery, real *dkeys, real *du, const real *dscores, const real *query, const real *keys, ptrdiff_t stride,
+                                  const real *u, ptrdiff_t S, ptrdiff_t A);
+    void (*decoder_near_gradients)(real *dkeys, real *du, const real *panel, ptrdiff_t stride, const real *sums, const real *u, ptrdiff_t S, ptrdiff_t A);
     /* ---- embedding.c: backward for a part of the rows and columns of dweight */
     void (*embedding_forward)(real *y, const int64_t *ids, const real *weight, ptrdiff_t n, ptrdiff_t D);
     void (*embedding_backward)(real *dweight, const real *dy, const int64_t *ids, ptrdiff_t n, ptrdiff_t D, int64_t padding_idx,

@@ -6,10 +6,21 @@
  * Bound by FLOP; with few rows by the bytes of the weights, which each worker reads in each step. */
 #include "recurrent.h"
 
+#include <float.h>
+
 /* Where the parts of the packed weights begin, in reals: tiles of W_ih's columns of x; tiles of those of the context and of W_hh; panels. */
 typedef struct {
     ptrdiff_t state, query, out, size;
 } decoder_layout;
+
+/* Additive scores by exponentials (kernels/additive_attention.c), which a key needs once for all steps. Scratch. */
+typedef struct {
+    ptrdiff_t width, stride, size;                          /* A in whole vectors; rows of a panel of keys; its reals */
+    real *keys;                                             /* (B) panels */
+    unsigned char *far;                                     /* (B) rows with a far key, or with a u that is not finite: tanh itself */
+    real *own;                                              /* for each worker u and a query, both padded */
+    unsigned char *flags;                                   /* for each worker (S + 1) */
+} decoder_near;
 
 typedef struct {
     const fsq_attention_decoder_call *call;
@@ -18,6 +29,7 @@ typedef struct {
     recurrent_order order;
     decoder_layout layout;
     /* scratch */
+    decoder_near near;
     real *h_0, *c_0;                                        /* (B, H) by place */
     real *sums;                                             /* (N, tile_width): x's part, each worker's rows one after the other */
     real *outputs;                                          /* (N, H) where the rows are ordered */
@@ -84,10 +96,57 @@ void FSQ_FN(attention_decoder_pack)(real *packed, const fsq_attention_decoder_ca
     fsq_parallel(fsq_threads_for((double)decoder_layout_of(call).size * sizeof(real) / 8, threads), decoder_pack_body, &a);
 }
 
+/* ---------------------------------------------------------------- exponentials of the additive score */
+
+static decoder_near decoder_near_take(const fsq_attention_decoder_call *c, int threads, recurrent_scratch *s) {
+    decoder_near n = {.width = matmul_up(c->A, FSQ_FN(kernels_now)()->lanes), .stride = c->S | 1};
+    n.size = n.width * n.stride;
+    if (!c->additive) return n;
+    n.keys = recurrent_take(s, c->B * n.size, sizeof(real));
+    n.far = recurrent_take(s, c->B, 1);
+    n.own = recurrent_take(s, threads * 2 * matmul_up(n.width, 16), sizeof(real));
+    n.flags = recurrent_take(s, threads * (c->S + 1), 1);
+    return n;
+}
+
+static real *decoder_near_u(const decoder_near *n, int rank) { return n->own + rank * 2 * matmul_up(n->width, 16); }
+static real *decoder_near_query(const decoder_near *n, int rank) { return decoder_near_u(n, rank) + matmul_up(n->width, 16); }
+
+/* A worker's u, and the keys of its places [r0, r1). */
+static void decoder_near_begin(const decoder_near *n, const fsq_attention_decoder_call *c, const fsq_attention_decoder_arrays *a,
+                               const recurrent_order *o, ptrdiff_t r0, ptrdiff_t r1, int rank) {
+    const FSQ_FN(kernels) *k = FSQ_FN(kernels_now)();
+    unsigned char *flags = n->flags + rank * (c->S + 1), wild;
+    real *u = decoder_near_u(n, rank);
+    memset(u, 0, (size_t)n->width * sizeof(real));
+    memcpy(u, a->weights.u, (size_t)c->A * sizeof(real));
+    k->additive_beyond(&wild, u, 1, c->A, sizeof(real) == 4 ? (real)FLT_MAX : (real)DBL_MAX);
+    for (ptrdiff_t r = r0; r < r1; r++) {
+        ptrdiff_t b = order_row(o, r), S = decoder_memory_length(c, b);
+        const real *keys = (const real *)a->keys + b * c->S * c->A;
+        k->additive_beyond(flags, keys, S, c->A, k->additive_range);
+        n->far[b] = wild || memchr(flags, 1, (size_t)S);
+        if (!n->far[b]) k->additive_panel(n->keys + b * n->size, n->stride, keys, flags, S, c->A);
+    }
+}
+
+/* The exponentials of a query; NULL where it, or a key of row b, is far. Its flag stands behind those of the keys. */
+static const real *decoder_near_of(const decoder_near *n, const fsq_attention_decoder_call *c, const real *query, ptrdiff_t b, int rank) {
+    const FSQ_FN(kernels) *k = FSQ_FN(kernels_now)();
+    unsigned char *far = n->flags + rank * (c->S + 1) + c->S;
+    real *panel = decoder_near_query(n, rank);
+    if (n->far[b]) return NULL;
+    k->additive_beyond(far, query, 1, c->A, k->additive_range);
+    if (*far) return NULL;
+    k->additive_panel(panel, 1, query, far, 1, c->A);
+    return panel;
+}
+
 /* ---------------------------------------------------------------- one step of one worker */
 
 typedef struct {
     const decoder_forward_run *run;
+    int rank;
     ptrdiff_t r0, r1, n;                                    /* places [r0, r1); at this time [r0, n) */
     ptrdiff_t time, row;                                    /* row: of place 0, in what has one for each step */
     ptrdiff_t before;                                       /* that of the time before */
@@ -115,8 +174,11 @@ static void decoder_attend(const decoder_forward_at *at, ptrdiff_t r, const real
         memset(context, 0, (size_t)c->M * sizeof(real));
         return;
     }
-    if (c->additive) k->decoder_scores(a, query, (const real *)f->arrays->keys + b * c->S * c->A, f->arrays->weights.u, S, c->A);
-    else {
+    if (c->additive) {
+        const real *near = decoder_near_of(&f->near, c, query, b, at->rank);
+        if (near) k->additive_scores(a, S, near, 1, f->near.keys + b * f->near.size, f->near.stride, decoder_near_u(&f->near, at->rank), 1, S, c->A);
+        else k->additive_scores_far(a, query, (const real *)f->arrays->keys + b * c->S * c->A, f->arrays->weights.u, S, c->A);
+    } else {
         k->gemm_turned(a, S, query, c->A, 1, memory, c->M, 1, S, c->M, 0, NULL, FSQ_IDENTITY);
         k->scale(a, S, (real)c->scale);
     }
@@ -218,11 +280,12 @@ static ptrdiff_t decoder_first(const recurrent_order *o, ptrdiff_t r0) {
 
 static void decoder_forward_body(const fsq_team *team, void *context) {
     const decoder_forward_run *f = context;
-    decoder_forward_at at = {.run = f};
+    decoder_forward_at at = {.run = f, .rank = team->rank};
     fsq_fp_state fp = fsq_flush_denormals();
     order_share(&f->order, team, &at.r0, &at.r1);
     ptrdiff_t first = decoder_first(&f->order, at.r0), width = tile_width(&f->cell);
     decoder_begin(f, at.r0, at.r1);
+    if (f->call->additive) decoder_near_begin(&f->near, f->call, f->arrays, &f->order, at.r0, at.r1, at.rank);
     if (at.r0 < at.r1) decoder_input(f, at.r0, at.r1, first);
     at.sums = f->sums + first * width;
     for (; at.time < f->order.steps; at.time++) {
@@ -248,6 +311,7 @@ static void decoder_forward_layout(decoder_forward_run *f, const fsq_attention_d
     f->cell = decoder_cell(c);
     f->layout = decoder_layout_of(c);
     f->order = order_make(&f->cell, 0, s);
+    f->near = decoder_near_take(c, threads, s);
     f->h_0 = recurrent_take(s, c->B * c->H, sizeof(real));
     if (c->cell == FSQ_LSTM) f->c_0 = recurrent_take(s, c->B * c->H, sizeof(real));
     f->sums = recurrent_take(s, N * tile_width(&f->cell), sizeof(real));
@@ -269,7 +333,7 @@ static double decoder_cost(const fsq_attention_decoder_call *c) {
     const fsq_recurrent_call cell = decoder_cell(c);
     double query = c->projects ? (double)c->A * (double)c->H : 0, step = (double)(call_gates(&cell) * c->H) * (double)(c->I + c->M + c->H);
     double products = step + (double)c->H * (double)(c->H + c->M) + query + 2 * (double)c->S * (double)c->M;
-    return (double)decoder_steps(c) * (2 * products / FSQ_FN(kernels_now)()->flops_per_ns + (c->additive ? (double)c->S * (double)c->A / 3 : 0));
+    return (double)decoder_steps(c) * (2 * products / FSQ_FN(kernels_now)()->flops_per_ns + (c->additive ? (double)c->S * (double)c->A / 8 : 0));
 }
 
 void FSQ_FN(attention_decoder_forward)(const fsq_attention_decoder_call *call, const fsq_attention_decoder_arrays *arrays, int threads, void *work) {

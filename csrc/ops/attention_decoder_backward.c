@@ -16,7 +16,8 @@ typedef struct {
     real *before, *x;                                       /* (N, H) s_{j-1}, (N, I) where the rows are ordered, else NULL */
     real *dsx, *dsh;                                        /* (N, G H) dL/d(W x), dL/d(U s'); the same memory for the LSTM */
     real *dqueries, *dscores;                               /* (N, A) with W_q; (T, B, S) */
-    real *du;                                               /* (B, A) by place, additive */
+    decoder_near near;
+    real *du, *near_du, *near_dkeys;                        /* (B, A) by place, additive; of the near steps (B, width), and (B) panels by row */
     real *dx;                                               /* (N, I) where the rows are ordered */
     real *context_panels, *state_panels, *query_panels;     /* W_ih's columns of the context, W_hh, W_q */
     real *own;                                              /* for each worker: (S) of a step, (T, M) and (T, A) of a row of the batch */
@@ -28,6 +29,7 @@ typedef struct {
 
 typedef struct {
     const decoder_backward_run *run;
+    int rank;
     ptrdiff_t r0, n, time, row;                             /* as forward's */
     real *da;                                               /* (S) */
 } decoder_backward_at;
@@ -67,8 +69,14 @@ static void decoder_attend_backward(const decoder_backward_at *at, ptrdiff_t r) 
     kernels->softmax_backward(dscores, (const real *)k->arrays->a + place, at->da, 1, S);
     if (c->additive) {
         ptrdiff_t keys = b * c->S * c->A;
-        kernels->decoder_scores_backward(dquery, (real *)k->gradients->dkeys + keys, k->du + r * c->A, dscores, (const real *)k->arrays->queries + now * c->A,
-                                         (const real *)k->arrays->keys + keys, k->arrays->weights.u, S, c->A);
+        const decoder_near *near = &k->near;
+        const real *query = (const real *)k->arrays->queries + now * c->A, *panel = decoder_near_of(near, c, query, b, at->rank);
+        if (panel)
+            kernels->decoder_backward_near(dquery, k->near_dkeys + b * near->size, k->near_du + r * near->width, dscores, panel, near->keys + b * near->size,
+                                           near->stride, decoder_near_u(near, at->rank), S, c->A);
+        else
+            kernels->decoder_backward_far(dquery, (real *)k->gradients->dkeys + keys, k->du + r * c->A, dscores, query,
+                                          (const real *)k->arrays->keys + keys, k->arrays->weights.u, S, c->A);
         return;
     }
     /* e_i = scale (q . m_i) */
@@ -135,6 +143,8 @@ static void decoder_back_begin(const decoder_backward_run *k, ptrdiff_t r0, ptrd
         if (!c->additive) continue;
         memset((real *)g->dkeys + b * c->S * c->A, 0, (size_t)(c->S * c->A) * sizeof(real));
         memset(k->du + r * c->A, 0, (size_t)c->A * sizeof(real));
+        memset(k->near_du + r * k->near.width, 0, (size_t)k->near.width * sizeof(real));
+        memset(k->near_dkeys + b * k->near.size, 0, (size_t)k->near.size * sizeof(real));
     }
 }
 
@@ -235,8 +245,13 @@ static void decoder_dmemory(const decoder_backward_run *k, ptrdiff_t r, int rank
     matmul_team(&solo, &product, work);
 }
 
-static void decoder_back_final(const decoder_backward_run *k, ptrdiff_t r) {
-    ptrdiff_t H = k->call->H, b = order_row(&k->order, r);
+static void decoder_back_final(const decoder_backward_run *k, ptrdiff_t r, int rank) {
+    const fsq_attention_decoder_call *c = k->call;
+    const decoder_near *near = &k->near;
+    ptrdiff_t H = c->H, b = order_row(&k->order, r);
+    if (c->additive && !near->far[b])
+        FSQ_FN(kernels_now)()->decoder_near_gradients((real *)k->gradients->dkeys + b * c->S * c->A, k->du + r * c->A, k->near_dkeys + b * near->size, near->stride,
+                                                      k->near_du + r * near->width, decoder_near_u(near, rank), decoder_memory_length(c, b), c->A);
     recurrent_back_row row = {.dh = k->dh + r * H, .direct = k->direct ? k->direct + r * H : NULL};
     FSQ_FN(kernels_now)()->recurrent_carry((real *)k->gradients->dh_0 + b * H, &row, H);
     if (k->dc) memcpy((real *)k->gradients->dc_0 + b * H, k->dc + r * H, (size_t)H * sizeof(real));
@@ -244,11 +259,12 @@ static void decoder_back_final(const decoder_backward_run *k, ptrdiff_t r) {
 
 static void decoder_backward_body(const fsq_team *team, void *context) {
     const decoder_backward_run *k = context;
-    decoder_backward_at at = {.run = k, .da = k->own + team->rank * k->own_size};
+    decoder_backward_at at = {.run = k, .rank = team->rank, .da = k->own + team->rank * k->own_size};
     ptrdiff_t r1;
     fsq_fp_state fp = fsq_flush_denormals();
     order_share(&k->order, team, &at.r0, &r1);
     decoder_back_begin(k, at.r0, r1);
+    if (k->call->additive) decoder_near_begin(&k->near, k->call, k->arrays, &k->order, at.r0, r1, at.rank);
     decoder_before_loop(team, k);
     for (at.time = k->order.steps - 1; at.time >= 0; at.time--) {
         ptrdiff_t alive = order_alive(&k->order, at.time);
@@ -257,7 +273,7 @@ static void decoder_backward_body(const fsq_team *team, void *context) {
         if (at.n > at.r0) decoder_back_step(&at);
     }
     for (ptrdiff_t r = at.r0; r < r1; r++) {
-        decoder_back_final(k, r);
+        decoder_back_final(k, r, team->rank);
         decoder_dmemory(k, r, team->rank);
     }
     fsq_barrier(team);
@@ -300,7 +316,12 @@ static void decoder_backward_layout(decoder_backward_run *k, const fsq_attention
     if (c->lengths) k->x = recurrent_take(s, N * c->I, size), k->dx = recurrent_take(s, N * c->I, size);
     if (c->projects) k->dqueries = recurrent_take(s, N * c->A, size);
     k->dscores = recurrent_take(s, c->T * B * c->S, size);
-    if (c->additive) k->du = recurrent_take(s, B * c->A, size);
+    k->near = decoder_near_take(c, threads, s);
+    if (c->additive) {
+        k->du = recurrent_take(s, B * c->A, size);
+        k->near_du = recurrent_take(s, B * k->near.width, size);
+        k->near_dkeys = recurrent_take(s, B * k->near.size, size);
+    }
     k->context_panels = recurrent_take(s, matmul_up(c->M, cols) * GH, size);
     k->state_panels = recurrent_take(s, matmul_up(H, cols) * GH, size);
     if (c->projects) k->query_panels = recurrent_take(s, matmul_up(H, cols) * c->A, size);

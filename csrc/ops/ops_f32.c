@@ -3,6 +3,7 @@
 
 #include "tables.c"
 
+#include "additive_attention.c"
 #include "bias.c"
 #include "cross_entropy.c"
 #include "dropout.c"

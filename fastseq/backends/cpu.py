@@ -174,6 +174,23 @@ def layer_norm_backward(
     return _core.layer_norm_backward(dy, ds, s, mean, rstd, weight, need_dx, need_dweight, need_dbias)
 
 
+# ---------------------------------------------------------------- additive attention
+
+
+def additive_attention_forward(
+    q: Array, k: Array, v: Array, u: Array, *, mask: Array | None = None, key_lengths: Array | None = None, need_weights: bool = False
+) -> tuple[Array, Array | None]:
+    """y (B, Tq, Dv) and, where asked for, the weights (B, Tq, Tk)."""
+    return _core.additive_attention_forward(q, k, v, u, mask, key_lengths, need_weights)
+
+
+def additive_attention_backward(
+    q: Array, k: Array, v: Array, u: Array, weights: Array, dy: Array | None, *, key_lengths: Array | None = None, dweights: Array | None = None
+) -> tuple[Array, Array, Array, Array, Array]:
+    """dq, dk, dv, du and dL/d(scores + mask)."""
+    return _core.additive_attention_backward(q, k, v, u, weights, dy, dweights, key_lengths)
+
+
 # ---------------------------------------------------------------- embedding
 
 

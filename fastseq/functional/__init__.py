@@ -4,6 +4,11 @@ One file per operation. Each validates, calls the backend of its arrays, and rec
 the forward one. Nothing here converts a dtype: float32 with float64 raises, and only Python numbers adapt.
 """
 
+from fastseq.functional.additive_attention import (
+    additive_attention,
+    additive_attention_backward,
+    additive_attention_forward,
+)
 from fastseq.functional.arithmetic import add, div, mul, neg, pow, sub
 from fastseq.functional.attention import (
     scaled_dot_product_attention,
@@ -43,6 +48,9 @@ __all__ = [
     "DecoderMemory",
     "Noise",
     "add",
+    "additive_attention",
+    "additive_attention_backward",
+    "additive_attention_forward",
     "attention_decoder",
     "attention_decoder_backward",
     "attention_decoder_forward",

@@ -2,6 +2,7 @@
 
 from fastseq.nn.activations import GELU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
 from fastseq.nn.attention_decoder import AttentionDecoder
+from fastseq.nn.attention_scores import AdditiveAttention, AttentionPooling, BilinearAttention, DotAttention
 from fastseq.nn.cells import GRUCell, LSTMCell, RNNCell
 from fastseq.nn.containers import ModuleDict, ModuleList, Sequential
 from fastseq.nn.dropout import Dropout
@@ -19,7 +20,11 @@ __all__ = [
     "MUT2",
     "MUT3",
     "RNN",
+    "AdditiveAttention",
     "AttentionDecoder",
+    "AttentionPooling",
+    "BilinearAttention",
+    "DotAttention",
     "Dropout",
     "Embedding",
     "GRUCell",
