@@ -122,6 +122,47 @@ typedef struct {
 /* Reals per (t, b) that backward needs beside y and c. */
 ptrdiff_t fsq_recurrent_cache_width(const fsq_recurrent_call *call);
 
+/* ---------------------------------------------------------------- attention decoder: what both float types share
+ * Before step j the state s' = s_{j-1} of a row looks at the memory m_1 ... m_S of its row (Bahdanau et al. 2015):
+ *   q = W_q s', or s' itself;  e_i = u . tanh(q + k_i) (additive), or scale (q . m_i)
+ *   a = softmax over i < the memory's length of e;  c = sum_i a_i m_i
+ *   s_j = cell(s', [x_j; c]), LSTM or GRU as beside fsq_cell;  o_j = tanh(W_out [s_j; c] + b_out)
+ * A row of no memory has a = 0 and c = 0. Letters: S steps of the memory, M its size, A the size of a query.
+ * N is the sum of the rows' lengths: what is kept for backward has one entry for each step that there is, time by time, within a time the
+ * rows by falling length (equally long ones in the order of the batch). */
+typedef struct {
+    fsq_cell cell;                          /* FSQ_LSTM or FSQ_GRU */
+    int additive, projects;                 /* the score; whether there is a W_q: else A = H */
+    ptrdiff_t T, B, S, I, H, M, A;          /* not additive: A = M */
+    double scale;
+    const int64_t *lengths, *memory_lengths;    /* (B) each 0..T, 0..S; NULL: T, S */
+} fsq_attention_decoder_call;
+
+/* Arrays of the entry point's float type, C order. G = 4 (LSTM) or 3. */
+typedef struct {
+    const void *w_ih, *w_hh, *b_ih, *b_hh;  /* (G H, I + M), (G H, H), (G H), (G H) */
+    const void *w_out, *b_out;              /* (H, H + M), (H) */
+    const void *w_query, *u;                /* (A, H), (A) or NULL */
+} fsq_attention_decoder_weights;
+
+typedef struct {
+    const void *packed;                     /* by fsq_attention_decoder_pack; backward reads the weights themselves */
+    fsq_attention_decoder_weights weights;  /* forward reads b_out and u from here */
+    const void *x, *keys, *memory;          /* in     (T, B, I), (B, S, A) additive only, (B, S, M) */
+    const void *h_0, *c_0;                  /* in     (B, H) or NULL = 0; c: LSTM only, here and below */
+    void *outputs, *h_n, *c_n;              /* out    (T, B, H), (B, H), (B, H): rows past a row's end of outputs are not written */
+    void *a;                                /* out    (T, B, S) as outputs; 0 past the memory's length; backward reads it */
+    void *both, *cells, *queries;           /* cache  (N, H + M) [s_j; c], (N, H), (N, A) with W_q: forward needs them itself */
+    void *gates;                            /* cache  (N, 4 H) or NULL for inference */
+} fsq_attention_decoder_arrays;
+
+/* In: NULL = 0. Out: all wanted, but for what the call does not have. */
+typedef struct {
+    const void *doutputs, *dh_n, *dc_n, *da;        /* in     (T, B, H), (B, H), (B, H), (T, B, S) */
+    void *dx, *dkeys, *dmemory, *dh_0, *dc_0;       /* out    as the inputs; rows of dx past a row's end are not written */
+    void *dw_ih, *dw_hh, *db_ih, *db_hh, *dw_out, *db_out, *dw_query, *du;  /* out    as the weights */
+} fsq_attention_decoder_gradients;
+
 /* ---------------------------------------------------------------- attention: what both float types share */
 
 /* Element (b, h, t, d) of an array (B, heads, T, D) is data[b batch + h head + t row + d], in elements of the entry point's type. */
@@ -205,6 +246,25 @@ void FSQ_OP(fsq_recurrent_backward)(const fsq_recurrent_call *call, const fsq_re
 size_t FSQ_OP(fsq_recurrent_backward_work)(const fsq_recurrent_call *call, int D, int threads);
 void FSQ_OP(fsq_recurrent_stack)(const fsq_recurrent_call *calls, const fsq_recurrent_direction *layers, int L, int threads, void *work);
 size_t FSQ_OP(fsq_recurrent_stack_work)(const fsq_recurrent_call *calls, int L, int threads);
+
+/* ---------------------------------------------------------------- attention_decoder: a target sequence in one call
+ * The equations stand beside fsq_attention_decoder_call. Denormals are flushed to zero inside.
+ *
+ * pack: packed (packed_size reals, for the instruction set in use) from the weights. Of the call lengths, T, B and S are not read.
+ *
+ * forward: a row's results depend on its x, keys, memory and state and on the weights only: the same bits in any batch, for any
+ * lengths of other rows, and step by step. What lies past the ends of x's and memory's rows is not read.
+ *
+ * backward: the same arguments as forward had, cache included. dx, dkeys, dmemory, dh_0 and dc_0 of a row depend on that row only; every
+ * entry of a weight's gradient is one chain of additions over the N steps in their order, du's over each row's steps, last to first, and then
+ * over the rows. */
+size_t FSQ_OP(fsq_attention_decoder_packed_size)(const fsq_attention_decoder_call *call);
+void FSQ_OP(fsq_attention_decoder_pack)(FSQ_REAL *packed, const fsq_attention_decoder_call *call, const fsq_attention_decoder_weights *weights, int threads);
+void FSQ_OP(fsq_attention_decoder_forward)(const fsq_attention_decoder_call *call, const fsq_attention_decoder_arrays *arrays, int threads, void *work);
+size_t FSQ_OP(fsq_attention_decoder_forward_work)(const fsq_attention_decoder_call *call, int threads);
+void FSQ_OP(fsq_attention_decoder_backward)(const fsq_attention_decoder_call *call, const fsq_attention_decoder_arrays *arrays,
+                                            const fsq_attention_decoder_gradients *gradients, int threads, void *work);
+size_t FSQ_OP(fsq_attention_decoder_backward_work)(const fsq_attention_decoder_call *call, int threads);
 
 /* ---------------------------------------------------------------- attention
  * w = softmax over j of (scale q_i . k_j + mask), hidden keys 0, a row that sees nothing all 0; y_i = sum_j w_ij m_ij v_j, m dropout's

@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.call import Call, one, outputs, stepped
-from benchmarks.problems import AdditiveAttention, Arrays, CrossEntropy, Gelu, LayerNorm, LinearCrossEntropy, Matmul, Recurrent
+from benchmarks.problems import (
+    AdditiveAttention,
+    Arrays,
+    CrossEntropy,
+    Decoder,
+    Gelu,
+    LayerNorm,
+    LinearCrossEntropy,
+    Matmul,
+    Recurrent,
+)
 from benchmarks.problems_transformer import EncoderLayer
 
 
@@ -180,4 +190,28 @@ class FastSeq:
         def answer() -> Arrays:
             y, tensors = run()
             return {"y": y.data} | {name: t.grad for name, t in zip(("dq", "dk", "dv", "du"), tensors, strict=True)}
+        return Call(run, answer)
+
+    def _decoder(self, problem: Decoder) -> Any:
+        layer = self.fs.nn.AttentionDecoder(problem.H, problem.H, problem.H, cell=problem.cell.lower())
+        layer.load_state_dict(problem.weights)
+        return layer
+
+    def attention_decoder_inference(self, problem: Decoder) -> Call:
+        layer, (x, memory, _) = self._decoder(problem), problem.data
+        return one("y", lambda: layer(x, memory)[0])
+
+    def attention_decoder_training(self, problem: Decoder) -> Call:
+        layer, (x, memory, dy) = self._decoder(problem), problem.data
+
+        def run() -> Any:
+            layer.zero_grad()
+            xt, mt = (self.fs.Tensor(a, requires_grad=True) for a in (x, memory))
+            y, _ = layer(xt, mt)
+            y.backward(dy)
+            return y, xt, mt
+
+        def answer() -> Arrays:
+            y, xt, mt = run()
+            return {"y": y.data, "dx": xt.grad, "dmemory": mt.grad} | {name: p.grad for name, p in layer.named_parameters()}
         return Call(run, answer)

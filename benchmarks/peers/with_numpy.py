@@ -9,7 +9,16 @@ import numpy as np
 
 from benchmarks.peers import numpy_transformer
 from benchmarks.peers.call import Call, one, outputs, stepped
-from benchmarks.problems import AdditiveAttention, Arrays, CrossEntropy, LayerNorm, LinearCrossEntropy, Matmul, Recurrent
+from benchmarks.problems import (
+    AdditiveAttention,
+    Arrays,
+    CrossEntropy,
+    Decoder,
+    LayerNorm,
+    LinearCrossEntropy,
+    Matmul,
+    Recurrent,
+)
 from benchmarks.problems_transformer import EncoderLayer
 
 # Each cell's step: from the input's part p and the state's part q of its sums to h, c and what the way back needs; then back, from dh and dc to
@@ -252,3 +261,21 @@ class NumPy:
             du = ds.reshape(-1) @ t.reshape(-1, len(u))
             return {"y": w @ v, "dq": dx.sum(axis=2), "dk": dx.sum(axis=1), "dv": w.swapaxes(1, 2) @ dy, "du": du}
         return Call(run, run)
+
+    def attention_decoder_inference(self, problem: Decoder) -> Call:
+        (x, memory, _), w, cell, H = problem.data, problem.weights, _FORWARD[problem.cell], problem.H
+        w_x, w_c, w_hh = w["weight_ih"][:, :H].T.copy(), w["weight_ih"][:, H:].T.copy(), w["weight_hh"].T.copy()
+
+        def run() -> np.ndarray:
+            p, values = x @ w_x + w["bias_ih"], memory.swapaxes(0, 1).copy()
+            keys = values @ w["weight_key"].T + w["bias_key"]
+            h = c = np.zeros((problem.B, H), np.float32)
+            both = np.empty((problem.T, problem.B, 2 * H), np.float32)
+            for t in range(problem.T):
+                scores = np.tanh((h @ w["weight_query"].T)[:, None] + keys) @ w["weight_score"]
+                e = np.exp(scores - scores.max(axis=1, keepdims=True))
+                context = ((e / e.sum(axis=1, keepdims=True))[:, None] @ values)[:, 0]
+                h, c, _ = cell(p[t] + context @ w_c, h @ w_hh + w["bias_hh"], h, c)
+                both[t, :, :H], both[t, :, H:] = h, context
+            return np.tanh(both @ w["weight_out"].T + w["bias_out"])
+        return one("y", run)

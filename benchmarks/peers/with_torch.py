@@ -6,7 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.peers.call import Call, one, outputs, stepped
-from benchmarks.problems import AdditiveAttention, Arrays, CrossEntropy, Gelu, LayerNorm, LinearCrossEntropy, Matmul, Recurrent
+from benchmarks.problems import (
+    AdditiveAttention,
+    Arrays,
+    CrossEntropy,
+    Decoder,
+    Gelu,
+    LayerNorm,
+    LinearCrossEntropy,
+    Matmul,
+    Recurrent,
+)
 from benchmarks.problems_transformer import EncoderLayer
 
 
@@ -210,4 +220,31 @@ class PyTorch:
         def answer() -> Arrays:
             y = run()
             return {"y": y.detach().numpy()} | {name: a.grad.numpy() for name, a in zip(("dq", "dk", "dv", "du"), arrays, strict=True)}
+        return Call(run, answer)
+
+    def attention_decoder_inference(self, problem: Decoder) -> Call:
+        from benchmarks.peers.torch_decoder import decoder
+
+        x, memory, _ = map(self.torch.from_numpy, problem.data)
+        return one("y", self._inference(decoder(problem), x, memory))
+
+    def attention_decoder_training(self, problem: Decoder) -> Call:
+        from benchmarks.peers.torch_decoder import decoder
+
+        (x, memory, dy), layer = map(self.torch.from_numpy, problem.data), decoder(problem)
+        x.requires_grad_()
+        memory.requires_grad_()
+
+        def run() -> Any:
+            layer.zero_grad()
+            x.grad = memory.grad = None
+            y = layer(x, memory)
+            y.backward(dy)
+            return y
+
+        def answer() -> Arrays:
+            y = run()
+            found = {"y": y.detach().numpy(), "dx": x.grad.numpy(), "dmemory": memory.grad.numpy()}
+            grads = {name: p.grad.numpy() for name, p in layer.named_parameters()}
+            return found | {name: grads[theirs].reshape(w.shape) for (name, w), theirs in zip(problem.weights.items(), layer.names, strict=True)}
         return Call(run, answer)

@@ -15,6 +15,7 @@
 #include "softmax.c"
 #include "cross_entropy.c"
 #include "additive_attention.c"
+#include "attention_decoder.c"
 #include "attention.c"
 #include "embedding.c"
 #include "optim.c"
@@ -104,6 +105,9 @@ const FSQ_FN(kernels) ALL_TABLE(FSQ_ISA) = {
     .additive_weights_backward = additive_weights_backward,
     .additive_backward = additive_backward,
     .additive_backward_far = additive_backward_far,
+    .decoder_backward_far = decoder_backward_far,
+    .decoder_backward_near = decoder_backward_near,
+    .decoder_near_gradients = decoder_near_gradients,
     .embedding_forward = embedding_forward,
     .embedding_backward = embedding_backward,
     .dropout = dropout,

@@ -13,6 +13,7 @@
 #include "attention.c"
 #include "linear_cross_entropy.c"
 #include "recurrent.c"
+#include "attention_decoder.c"
 #include "optim.c"
 #include "pointwise.c"
 #include "softmax.c"

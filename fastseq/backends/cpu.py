@@ -14,6 +14,7 @@ import numpy as np
 
 from fastseq import _core
 from fastseq.backends.attention import AttentionOptions
+from fastseq.backends.attention_decoder import DecoderWeights
 from fastseq.backends.recurrent import Noise, Weights
 
 Array = np.ndarray
@@ -311,6 +312,38 @@ def recurrent_stack(
 def recurrent_stream(layers: tuple[Any, ...], *, batch_size: int, zoneout: tuple[float, float] = (0.0, 0.0)) -> Any:
     """A stream with zero state: `step`, `state`, `reset`, `load`."""
     return _core.RecurrentStream(layers, batch_size, zoneout)
+
+
+# ---------------------------------------------------------------- attention decoder
+
+
+def attention_decoder_pack(cell: str, weights: DecoderWeights, *, packed: Any = None) -> Any:
+    """A decoder as the other functions take it; `packed` itself, from an earlier call, where no number has changed."""
+    return _core.attention_decoder_pack(cell, weights, packed)
+
+
+def attention_decoder_forward(
+    x: Array,
+    keys: Array | None,
+    memory: Array,
+    h_0: Array | None,
+    c_0: Array | None,
+    packed: Any,
+    *,
+    scale: float = 1.0,
+    lengths: Array | None = None,
+    memory_lengths: Array | None = None,
+    training: bool = False,
+) -> tuple[Array, Array, Array | None, Array, Any]:
+    """Outputs (T, B, H), the last h and c, attention weights (T, B, S), and, in training, what backward needs."""
+    return _core.attention_decoder_forward(x, keys, memory, h_0, c_0, packed, scale, lengths, memory_lengths, training)
+
+
+def attention_decoder_backward(
+    cache: Any, doutputs: Array | None, dh_n: Array | None, dc_n: Array | None, dweights: Array | None
+) -> dict[str, Any]:
+    """Backpropagation through time: dx, dkeys (None without keys), dmemory, dh_0, dc_0 and weights (`DecoderWeights`)."""
+    return _core.attention_decoder_backward(cache, doutputs, dh_n, dc_n, dweights)
 
 
 # ---------------------------------------------------------------- pickles

@@ -16,6 +16,13 @@ from fastseq.functional.attention import (
     scaled_dot_product_attention_forward,
     self_attention,
 )
+from fastseq.functional.attention_decoder import (
+    DecoderMemory,
+    attention_decoder,
+    attention_decoder_backward,
+    attention_decoder_forward,
+    decoder_memory,
+)
 from fastseq.functional.cross_entropy import cross_entropy
 from fastseq.functional.dropout import dropout
 from fastseq.functional.embedding import embedding
@@ -39,13 +46,18 @@ from fastseq.functional.shape import concatenate, reshape, split, stack, swapaxe
 from fastseq.functional.softmax import log_softmax, softmax
 
 __all__ = [
+    "DecoderMemory",
     "Noise",
     "add",
     "additive_attention",
     "additive_attention_backward",
     "additive_attention_forward",
+    "attention_decoder",
+    "attention_decoder_backward",
+    "attention_decoder_forward",
     "concatenate",
     "cross_entropy",
+    "decoder_memory",
     "div",
     "dropout",
     "embedding",

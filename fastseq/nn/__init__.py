@@ -1,6 +1,7 @@
 """Layers: Module, Parameter, and the layers that own parameters."""
 
 from fastseq.nn.activations import GELU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
+from fastseq.nn.attention_decoder import AttentionDecoder
 from fastseq.nn.attention_scores import AdditiveAttention, AttentionPooling, BilinearAttention, DotAttention
 from fastseq.nn.cache import KeyValueCache
 from fastseq.nn.cells import GRUCell, LSTMCell, RNNCell
@@ -31,6 +32,7 @@ __all__ = [
     "MUT3",
     "RNN",
     "AdditiveAttention",
+    "AttentionDecoder",
     "AttentionPooling",
     "BilinearAttention",
     "DotAttention",
