@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.call import Call, one, outputs, stepped
-from benchmarks.problems import AdditiveAttention, Arrays, CrossEntropy, Decoder, Matmul, Recurrent
+from benchmarks.problems import AdditiveAttention, Arrays, CrossEntropy, Matmul, Recurrent
+from benchmarks.problems_decoder import Decoder
 
 
 def inference(layer: Any, x: np.ndarray, **options: Any) -> Call:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.call import Call, one, outputs, stepped
-from benchmarks.problems import AdditiveAttention, Arrays, CrossEntropy, Decoder, Matmul, Recurrent
+from benchmarks.problems import AdditiveAttention, Arrays, CrossEntropy, Matmul, Recurrent
+from benchmarks.problems_decoder import Decoder
 
 # Each cell's step: from the input's part p and the state's part q of its sums to h, c and what the way back needs; then back, from dh and dc to
 # dp, dq, and what reaches h and c of the step before past the product. Cells without c hand it through.

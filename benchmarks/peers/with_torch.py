@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.peers.call import Call, one, outputs, stepped
-from benchmarks.problems import AdditiveAttention, Arrays, CrossEntropy, Decoder, Matmul, Recurrent
+from benchmarks.problems import AdditiveAttention, Arrays, CrossEntropy, Matmul, Recurrent
+from benchmarks.problems_decoder import Decoder
 
 
 class PyTorch:
