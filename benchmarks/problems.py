@@ -236,6 +236,113 @@ class CrossEntropy(Problem):
 
 
 @dataclass(frozen=True)
+class LinearCrossEntropy(Problem):
+    """The mean over N rows of -log softmax(x (N, H) W^T)[target], W (V, H); mode: "inference" or "training" (with dx and dW)."""
+
+    mode: str
+    N: int
+    H: int
+    V: int
+
+    def __str__(self) -> str:
+        return f"linear cross-entropy {self.mode} N{self.N} H{self.H} V{self.V}"
+
+    @property
+    def task(self) -> str:
+        return f"linear_cross_entropy_{self.mode}"
+
+    @property
+    def gflop(self) -> float:
+        return 2e-9 * (3 if self.mode == "training" else 1) * self.N * self.H * self.V
+
+    @cached_property
+    def data(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """x, W and targets."""
+        rng = np.random.default_rng(0)
+        weight = self.H**-0.5 * rng.standard_normal((self.V, self.H), np.float32)
+        return rng.standard_normal((self.N, self.H), np.float32), weight, rng.integers(0, self.V, self.N)
+
+    @cached_property
+    def answer(self) -> Arrays:
+        x, weight, targets = (a.astype(np.float64) if a.dtype.kind == "f" else a for a in self.data)
+        options = {"ignore_index": -100, "label_smoothing": 0.0}
+        losses, lse = reference.linear_cross_entropy_forward(x, weight, None, targets, **options)
+        answer = {"loss": np.asarray(losses.mean())}
+        if self.mode == "training":
+            dlosses = np.asarray(1 / self.N)
+            dx, dweight, _ = reference.linear_cross_entropy_backward(lse, x, weight, None, targets, dlosses, **options, need_dbias=False)
+            answer |= {"dx": dx, "dweight": dweight}
+        return answer
+
+
+@dataclass(frozen=True)
+class LayerNorm(Problem):
+    """y = layer norm of x (M, N), or of s = x + residual, which is wanted too; mode: "inference" or "training" (with all gradients, from dy alone)."""
+
+    mode: str
+    M: int
+    N: int
+    residual: bool = False
+
+    def __str__(self) -> str:
+        return f"layer norm {self.mode} {'residual ' if self.residual else ''}M{self.M} N{self.N}"
+
+    @property
+    def task(self) -> str:
+        return f"layer_norm_{self.mode}"
+
+    @cached_property
+    def data(self) -> Arrays:
+        """x, weight, bias, dy and perhaps residual."""
+        rng = np.random.default_rng(0)
+        names = ["x", "dy", *(("residual",) if self.residual else ())]
+        made = {name: rng.standard_normal((self.M, self.N), np.float32) for name in names}
+        return made | {name: rng.standard_normal(self.N, np.float32) for name in ("weight", "bias")}
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the arrays that have a gradient."""
+        return ("x", "weight", "bias", *(("residual",) if self.residual else ()))
+
+    @cached_property
+    def answer(self) -> Arrays:
+        a = {name: array.astype(np.float64) for name, array in self.data.items()}
+        y, s, mean, rstd = reference.layer_norm_forward(a["x"], a.get("residual"), a["weight"], a["bias"], eps=1e-5)
+        answer = {"y": y} | ({"s": s} if self.residual else {})
+        if self.mode == "training":
+            dx, dweight, dbias = reference.layer_norm_backward(a["dy"], None, s, mean, rstd, a["weight"])
+            answer |= {"dx": dx, "dweight": dweight, "dbias": dbias} | ({"dresidual": dx} if self.residual else {})
+        return answer
+
+
+@dataclass(frozen=True)
+class Gelu(Problem):
+    """y = x Phi(x) of n elements; mode: "inference" or "training" (with dx)."""
+
+    mode: str
+    n: int
+
+    def __str__(self) -> str:
+        return f"gelu {self.mode} n{self.n}"
+
+    @property
+    def task(self) -> str:
+        return f"gelu_{self.mode}"
+
+    @cached_property
+    def data(self) -> tuple[np.ndarray, np.ndarray]:
+        """x and dy."""
+        rng = np.random.default_rng(0)
+        return rng.standard_normal(self.n, np.float32), rng.standard_normal(self.n, np.float32)
+
+    @cached_property
+    def answer(self) -> Arrays:
+        x, dy = (a.astype(np.float64) for a in self.data)
+        answer = {"y": reference.pointwise_forward(x, function="gelu")}
+        return answer | ({"dx": reference.pointwise_backward(x, dy, function="gelu")} if self.mode == "training" else {})
+
+
+@dataclass(frozen=True)
 class AdditiveAttention(Problem):
     """softmax_k(u . tanh(q + k)) v: y (B, Tq, D), values as wide as keys; mode: "inference" or "training" (with all gradients).
 

@@ -6,8 +6,10 @@ import pytest
 from benchmarks import machine, memory, peers, table
 from benchmarks.problems import AdditiveAttention, CrossEntropy, Matmul, Recurrent, WrongAnswerError, verify
 from benchmarks.problems_decoder import Decoder
+from benchmarks.problems_transformer import EncoderLayer
 
 PROBLEMS = [Matmul(3, 5, 4), Matmul(3, 5, 4, packed=True), CrossEntropy("inference", 5, 7), CrossEntropy("training", 5, 7),
+            *(EncoderLayer(mode, 2, 5, 6, 3, 7) for mode in ("inference", "training")),
             *(AdditiveAttention(mode, 2, 3, 5, 4, ragged) for mode in ("inference", "training") for ragged in (False, True)),
             *(Recurrent(cell, mode, T=4, B=2, I=3, H=5) for cell in ("LSTM", "GRU", "RNN") for mode in ("inference", "training", "step")),
             *(Recurrent(cell, mode, T=14, B=3, I=3, H=5, **form) for cell in ("LSTM", "GRU") for mode in ("inference", "training")

@@ -6,8 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.peers.call import Call, one, outputs, stepped
-from benchmarks.problems import AdditiveAttention, Arrays, CrossEntropy, Matmul, Recurrent
+from benchmarks.problems import (
+    AdditiveAttention,
+    Arrays,
+    CrossEntropy,
+    Gelu,
+    LayerNorm,
+    LinearCrossEntropy,
+    Matmul,
+    Recurrent,
+)
 from benchmarks.problems_decoder import Decoder
+from benchmarks.problems_transformer import EncoderLayer
 
 
 class PyTorch:
@@ -34,6 +44,18 @@ class PyTorch:
 
     matmul_packed = matmul
 
+    def _encoder_layer(self, problem: EncoderLayer) -> Any:
+        layer = self.torch.nn.TransformerEncoderLayer(problem.E, problem.heads, problem.F, 0.0, batch_first=True)
+        layer.load_state_dict({name: self.torch.from_numpy(w) for name, w in problem.weights.items()})
+        return layer
+
+    def encoder_layer_inference(self, problem: EncoderLayer) -> Call:
+        return one("y", self._inference(self._encoder_layer(problem).eval(), self.torch.from_numpy(problem.data[0])))
+
+    def encoder_layer_training(self, problem: EncoderLayer) -> Call:
+        layer = self._encoder_layer(problem)
+        return self._training(layer, layer, *problem.data)
+
     def _layer(self, problem: Recurrent) -> Callable[..., Any]:
         """The layer as a call, and itself. Rows of different lengths stay padded and are masked: `pack_padded_sequence` is slower."""
         torch = self.torch
@@ -55,13 +77,18 @@ class PyTorch:
         return Call(run, lambda: outputs(*run()))
 
     def recurrent_training(self, problem: Recurrent) -> Call:
-        (forward, layer), dy = self._layer(problem), self.torch.from_numpy(problem.dy)
-        x = self.torch.from_numpy(problem.x).requires_grad_()
+        forward, layer = self._layer(problem)
+        return self._training(lambda x: forward(x)[0], layer, problem.x, problem.dy)
+
+    def _training(self, forward: Callable[..., Any], layer: Any, *arrays: Any) -> Call:
+        """A layer forwards from x to y, and back from dy to the gradients of x and all parameters."""
+        x, dy = map(self.torch.from_numpy, arrays)
+        x.requires_grad_()
 
         def run() -> Any:
             layer.zero_grad()
             x.grad = None
-            y, _ = forward(x)
+            y = forward(x)
             y.backward(dy)
             return y
 
@@ -100,6 +127,70 @@ class PyTorch:
             loss.backward()
             return loss
         return Call(run, lambda: {"loss": run().detach().numpy(), "dlogits": logits.grad.numpy()})
+
+    def linear_cross_entropy_inference(self, problem: LinearCrossEntropy) -> Call:
+        functional = self.torch.nn.functional
+        x, weight, targets = map(self.torch.from_numpy, problem.data)
+        return one("loss", self._inference(lambda: functional.cross_entropy(functional.linear(x, weight), targets)))
+
+    def linear_cross_entropy_training(self, problem: LinearCrossEntropy) -> Call:
+        functional = self.torch.nn.functional
+        x, weight, targets = map(self.torch.from_numpy, problem.data)
+        x.requires_grad_()
+        weight.requires_grad_()
+
+        def run() -> Any:
+            x.grad = weight.grad = None
+            loss = functional.cross_entropy(functional.linear(x, weight), targets)
+            loss.backward()
+            return loss
+        return Call(run, lambda: {"loss": run().detach().numpy(), "dx": x.grad.numpy(), "dweight": weight.grad.numpy()})
+
+    def _layer_norm(self, problem: LayerNorm) -> tuple[Callable[..., Any], Any]:
+        """The call, whose results are a tuple, and its tensors."""
+        tensors = {name: self.torch.from_numpy(array) for name, array in problem.data.items()}
+
+        def forward() -> Any:
+            s = tensors["x"] + tensors["residual"] if problem.residual else tensors["x"]
+            y = self.torch.nn.functional.layer_norm(s, s.shape[-1:], tensors["weight"], tensors["bias"])
+            return (y, s) if problem.residual else (y,)
+        return forward, tensors
+
+    def layer_norm_inference(self, problem: LayerNorm) -> Call:
+        forward, _ = self._layer_norm(problem)
+        run = self._inference(forward)
+        return Call(run, lambda: dict(zip("ys", (a.numpy() for a in run()), strict=False)))
+
+    def layer_norm_training(self, problem: LayerNorm) -> Call:
+        forward, tensors = self._layer_norm(problem)
+        for name in problem.inputs:
+            tensors[name].requires_grad_()
+
+        def run() -> Any:
+            for name in problem.inputs:
+                tensors[name].grad = None
+            outputs = forward()
+            outputs[0].backward(tensors["dy"])
+            return outputs
+
+        def answer() -> Arrays:
+            found = dict(zip("ys", (a.detach().numpy() for a in run()), strict=False))
+            return found | {f"d{name}": tensors[name].grad.numpy() for name in problem.inputs}
+        return Call(run, answer)
+
+    def gelu_inference(self, problem: Gelu) -> Call:
+        return one("y", self._inference(self.torch.nn.functional.gelu, self.torch.from_numpy(problem.data[0])))
+
+    def gelu_training(self, problem: Gelu) -> Call:
+        x, dy = map(self.torch.from_numpy, problem.data)
+        x.requires_grad_()
+
+        def run() -> Any:
+            x.grad = None
+            y = self.torch.nn.functional.gelu(x)
+            y.backward(dy)
+            return y
+        return Call(run, lambda: {"y": run().detach().numpy(), "dx": x.grad.numpy()})
 
     def _additive(self, problem: AdditiveAttention) -> Callable[..., Any]:
         torch = self.torch

@@ -45,18 +45,23 @@ static ptrdiff_t additive_keys(const additive_call *c, ptrdiff_t b) { return c->
 /* A panel's stride: odd, so that the lines of one row do not all fall into the same few sets of the L1 cache. */
 static ptrdiff_t additive_stride(ptrdiff_t rows) { return rows | 1; }
 
-/* Lays the scratch for `rows` queries out from `at` on; returns its bytes. */
+/* Lays the scratch for `rows` queries out from `at` on; returns its bytes. NULL: those alone. */
 static size_t additive_lay_out(additive_scratch *s, char *at, ptrdiff_t rows, ptrdiff_t Tq, ptrdiff_t Tk, ptrdiff_t D, ptrdiff_t Dv) {
     const FSQ_FN(kernels) *k = FSQ_FN(kernels_now)();
     ptrdiff_t units = additive_up(D, k->lanes), longest = additive_max(additive_max(Tq, Tk), Dv);
     ptrdiff_t sizes[6] = {units * additive_stride(rows), units * additive_stride(Tk), units, rows * Tk, Tk * k->lanes, longest * k->gemm_cols};
     real **reals[6] = {&s->q, &s->k, &s->u, &s->scores, &s->column, &s->panel};
-    char *start = at;
-    for (int i = 0; i < 6; i++, at += additive_up(sizes[i - 1] * (ptrdiff_t)sizeof(real), 64)) *reals[i] = (real *)at;
-    s->far_q = (unsigned char *)at;
-    s->far_k = s->far_q + rows;
-    s->wild_v = s->far_k + Tk;
-    return (size_t)(additive_up(at - start + rows + 2 * Tk, 64));
+    size_t bytes = 0;
+    for (int i = 0; i < 6; i++) {
+        if (at) *reals[i] = (real *)(at + bytes);
+        bytes += (size_t)additive_up(sizes[i] * (ptrdiff_t)sizeof(real), 64);
+    }
+    if (at) {
+        s->far_q = (unsigned char *)at + bytes;
+        s->far_k = s->far_q + rows;
+        s->wild_v = s->far_k + Tk;
+    }
+    return bytes + (size_t)additive_up(rows + 2 * Tk, 64);
 }
 
 static additive_scratch additive_mine(const fsq_team *team, const additive_call *c, ptrdiff_t rows) {

@@ -41,7 +41,8 @@ from fastseq.functional.pointwise import erf, exp, gelu, log, relu, sigmoid, tan
 from fastseq.functional.recurrent import Noise
 from fastseq.functional.reduce import max, mean, sum
 from fastseq.functional.rnn import rnn, rnn_backward, rnn_forward
-from fastseq.functional.shape import concatenate, reshape, stack, swapaxes, transpose, where
+from fastseq.functional.rotary import rotary_embedding
+from fastseq.functional.shape import concatenate, reshape, split, stack, swapaxes, transpose, where
 from fastseq.functional.softmax import log_softmax, softmax
 
 __all__ = [
@@ -94,12 +95,14 @@ __all__ = [
     "rnn",
     "rnn_backward",
     "rnn_forward",
+    "rotary_embedding",
     "scaled_dot_product_attention",
     "scaled_dot_product_attention_backward",
     "scaled_dot_product_attention_forward",
     "self_attention",
     "sigmoid",
     "softmax",
+    "split",
     "stack",
     "sub",
     "sum",
