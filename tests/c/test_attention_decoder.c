@@ -51,8 +51,8 @@ static void run(const fsq_attention_decoder_call *c, fsq_attention_decoder_array
                                       lstm * c->B * H, G * H * (c->I + c->M), G * H * H, G * H, G * H, H * (H + c->M), H, c->projects * c->A * H, c->additive * c->A, 0};
     for (int i = 0; i < OUTPUTS; i++) {
         counts[i] = sizes[i];
-        out[i] = sizes[i] ? reals(sizes[i]) : NULL;
-        if (sizes[i]) memset(out[i], 0, (size_t)sizes[i] * sizeof(real));
+        out[i] = reals(sizes[i]);
+        memset(out[i], 0, (size_t)sizes[i] * sizeof(real));
     }
     a.packed = reals((ptrdiff_t)FSQ_FN(attention_decoder_packed_size)(c));
     FSQ_FN(attention_decoder_pack)((real *)a.packed, c, &a.weights, threads);
