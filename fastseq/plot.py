@@ -63,7 +63,7 @@ def attention(
     words = _words("source", source, a.shape[1]), _words("target", target, a.shape[0])
     if ax is None:
         cell = min(_CELL, _LARGEST / max(a.shape))
-        across, down = (_LETTER * max(map(len, names), default=0) for names in (words[1] or [], words[0] or []))
+        across, down = (_LETTER * max(map(len, names or [""])) for names in words[::-1])
         size = (cell * a.shape[1] + across + (0.4 if values else 1.2), cell * a.shape[0] + down + 0.4 + 0.3 * bool(title))
         ax = pyplot().subplots(figsize=[max(each, 1.8) for each in size], layout="constrained")[1]
     else:
@@ -121,7 +121,7 @@ def attention_grid(
     words = _words("source", source, columns), _words("target", target, rows)
     cell = min(0.6 * _CELL, _LARGEST / max(layers * rows, heads * columns))
     cell = max(cell, 0.9 / max(rows, columns))  # of a map at least 0.9 inches wide
-    across, down = (0.8 * _LETTER * max(map(len, names), default=0) for names in (words[1] or [], words[0] or []))
+    across, down = (0.8 * _LETTER * max(map(len, names or [""])) for names in words[::-1])
     size = heads * (cell * columns + 0.1) + across + 1.4, layers * (cell * rows + 0.15) + down + 0.5 + 0.3 * bool(title)
     figure, axes = pyplot().subplots(layers, heads, figsize=size, squeeze=False, layout="constrained")
     largest = _largest(a)
@@ -211,10 +211,9 @@ def _map(
             ax.locator_params(axis=axis, integer=True)
         else:
             getattr(ax, f"set_{axis}ticks")(range(len(words)), words, fontsize=size, parse_math=False)
-    ax.tick_params(length=0, top=False, bottom=False, labeltop=True, labelbottom=False, labelrotation=0)
-    if source is not None and max(map(len, source), default=0) > 1:
-        for label in ax.get_xticklabels():
-            label.set(rotation=90, rotation_mode="default")
+    ax.tick_params(length=0, top=False, bottom=False, labeltop=True, labelbottom=False)
+    for label, word in zip(ax.get_xticklabels(), source or (), strict=False):
+        label.set_rotation(90 * (len(word) > 1))
     if cell >= 0.15:  # white lines between the cells, if these are large
         ax.set_xticks(np.arange(0.5, columns - 1), minor=True)
         ax.set_yticks(np.arange(0.5, rows - 1), minor=True)
