@@ -13,6 +13,7 @@ import numpy as np
 
 from fastseq.backends import reference
 from fastseq.backends.attention import AttentionOptions
+from fastseq.backends.attention_decoder import DecoderWeights
 from fastseq.backends.recurrent import Weights
 
 Arrays = dict[str, np.ndarray]
@@ -281,3 +282,224 @@ class CrossEntropy(Problem):
         if self.mode == "training":
             answer["dlogits"] = reference.cross_entropy_backward(lse, logits, targets, np.asarray(1 / self.N), **options)
         return answer
+
+
+@dataclass(frozen=True)
+class LinearCrossEntropy(Problem):
+    """The mean over N rows of -log softmax(x (N, H) W^T)[target], W (V, H); mode: "inference" or "training" (with dx and dW)."""
+
+    mode: str
+    N: int
+    H: int
+    V: int
+
+    def __str__(self) -> str:
+        return f"linear cross-entropy {self.mode} N{self.N} H{self.H} V{self.V}"
+
+    @property
+    def task(self) -> str:
+        return f"linear_cross_entropy_{self.mode}"
+
+    @property
+    def gflop(self) -> float:
+        return 2e-9 * (3 if self.mode == "training" else 1) * self.N * self.H * self.V
+
+    @cached_property
+    def data(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """x, W and targets."""
+        rng = np.random.default_rng(0)
+        weight = self.H**-0.5 * rng.standard_normal((self.V, self.H), np.float32)
+        return rng.standard_normal((self.N, self.H), np.float32), weight, rng.integers(0, self.V, self.N)
+
+    @cached_property
+    def answer(self) -> Arrays:
+        x, weight, targets = (a.astype(np.float64) if a.dtype.kind == "f" else a for a in self.data)
+        options = {"ignore_index": -100, "label_smoothing": 0.0}
+        losses, lse = reference.linear_cross_entropy_forward(x, weight, None, targets, **options)
+        answer = {"loss": np.asarray(losses.mean())}
+        if self.mode == "training":
+            dlosses = np.asarray(1 / self.N)
+            dx, dweight, _ = reference.linear_cross_entropy_backward(lse, x, weight, None, targets, dlosses, **options, need_dbias=False)
+            answer |= {"dx": dx, "dweight": dweight}
+        return answer
+
+
+@dataclass(frozen=True)
+class LayerNorm(Problem):
+    """y = layer norm of x (M, N), or of s = x + residual, which is wanted too; mode: "inference" or "training" (with all gradients, from dy alone)."""
+
+    mode: str
+    M: int
+    N: int
+    residual: bool = False
+
+    def __str__(self) -> str:
+        return f"layer norm {self.mode} {'residual ' if self.residual else ''}M{self.M} N{self.N}"
+
+    @property
+    def task(self) -> str:
+        return f"layer_norm_{self.mode}"
+
+    @cached_property
+    def data(self) -> Arrays:
+        """x, weight, bias, dy and perhaps residual."""
+        rng = np.random.default_rng(0)
+        names = ["x", "dy", *(("residual",) if self.residual else ())]
+        made = {name: rng.standard_normal((self.M, self.N), np.float32) for name in names}
+        return made | {name: rng.standard_normal(self.N, np.float32) for name in ("weight", "bias")}
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the arrays that have a gradient."""
+        return ("x", "weight", "bias", *(("residual",) if self.residual else ()))
+
+    @cached_property
+    def answer(self) -> Arrays:
+        a = {name: array.astype(np.float64) for name, array in self.data.items()}
+        y, s, mean, rstd = reference.layer_norm_forward(a["x"], a.get("residual"), a["weight"], a["bias"], eps=1e-5)
+        answer = {"y": y} | ({"s": s} if self.residual else {})
+        if self.mode == "training":
+            dx, dweight, dbias = reference.layer_norm_backward(a["dy"], None, s, mean, rstd, a["weight"])
+            answer |= {"dx": dx, "dweight": dweight, "dbias": dbias} | ({"dresidual": dx} if self.residual else {})
+        return answer
+
+
+@dataclass(frozen=True)
+class Gelu(Problem):
+    """y = x Phi(x) of n elements; mode: "inference" or "training" (with dx)."""
+
+    mode: str
+    n: int
+
+    def __str__(self) -> str:
+        return f"gelu {self.mode} n{self.n}"
+
+    @property
+    def task(self) -> str:
+        return f"gelu_{self.mode}"
+
+    @cached_property
+    def data(self) -> tuple[np.ndarray, np.ndarray]:
+        """x and dy."""
+        rng = np.random.default_rng(0)
+        return rng.standard_normal(self.n, np.float32), rng.standard_normal(self.n, np.float32)
+
+    @cached_property
+    def answer(self) -> Arrays:
+        x, dy = (a.astype(np.float64) for a in self.data)
+        answer = {"y": reference.pointwise_forward(x, function="gelu")}
+        return answer | ({"dx": reference.pointwise_backward(x, dy, function="gelu")} if self.mode == "training" else {})
+
+
+@dataclass(frozen=True)
+class AdditiveAttention(Problem):
+    """softmax_k(u . tanh(q + k)) v: y (B, Tq, D), values as wide as keys; mode: "inference" or "training" (with all gradients).
+
+    `ragged`: rows of Tk / 10 to Tk keys, 0.55 Tk on average, in no order.
+    """
+
+    mode: str
+    B: int
+    Tq: int
+    Tk: int
+    D: int
+    ragged: bool = False
+
+    def __str__(self) -> str:
+        return f"additive attention {self.mode} {'ragged ' if self.ragged else ''}B{self.B} Tq{self.Tq} Tk{self.Tk} D{self.D}"
+
+    @property
+    def task(self) -> str:
+        return f"additive_attention_{self.mode}"
+
+    @cached_property
+    def data(self) -> tuple[np.ndarray, ...]:
+        """Projected queries and keys, values, u, and the upstream gradient of y."""
+        rng, (B, Tq, Tk, D) = np.random.default_rng(0), (self.B, self.Tq, self.Tk, self.D)
+        shapes = (B, Tq, D), (B, Tk, D), (B, Tk, D), (D,), (B, Tq, D)
+        return tuple([(rng.standard_normal(shape) / np.sqrt(D) ** (len(shape) == 1)).astype(np.float32) for shape in shapes])
+
+    @cached_property
+    def lengths(self) -> np.ndarray | None:
+        """Keys of each row (B,), the first one all of them; None where all rows have Tk."""
+        if not self.ragged:
+            return None
+        lengths = np.random.default_rng(4).integers(max(1, self.Tk // 10), self.Tk + 1, self.B)
+        lengths[0] = self.Tk
+        return lengths
+
+    @cached_property
+    def answer(self) -> Arrays:
+        *arrays, dy = (a.astype(np.float64) for a in self.data)
+        parts: list[list[np.ndarray]] = []
+        for b in range(self.B):  # row by row: all tanh at once would be large
+            q, k, v = (a[b : b + 1] for a in arrays[:3])
+            lengths = None if self.lengths is None else self.lengths[b : b + 1]
+            y, weights = reference.additive_attention_forward(q, k, v, arrays[3], key_lengths=lengths, need_weights=True)
+            grads = reference.additive_attention_backward(q, k, v, arrays[3], weights, dy[b : b + 1], key_lengths=lengths)
+            parts.append([y, *grads[:4]])
+        y, dq, dk, dv, du = zip(*parts, strict=True)
+        answer = {"y": np.concatenate(y)}
+        if self.mode == "training":
+            answer |= {"dq": np.concatenate(dq), "dk": np.concatenate(dk), "dv": np.concatenate(dv), "du": np.sum(du, axis=0)}
+        return answer
+
+
+@dataclass(frozen=True)
+class Decoder(Problem):
+    """A decoder with additive attention, fed into its cell, over T steps of B rows with memories of S; mode: "inference" or "training".
+
+    All sizes (input, state, memory, attention) are H.
+    """
+
+    cell: str  # "LSTM" or "GRU"
+    mode: str
+    B: int
+    T: int
+    S: int
+    H: int
+
+    def __str__(self) -> str:
+        return f"decoder {self.cell} {self.mode} B{self.B} T{self.T} S{self.S} H{self.H}"
+
+    @property
+    def task(self) -> str:
+        return f"attention_decoder_{self.mode}"
+
+    @property
+    def gflop(self) -> float:
+        step = (3 * GATES[self.cell] + 3) * self.H * self.H + 2 * self.S * self.H  # cell, query and output; scores' units are not counted
+        return 2e-9 * (3 if self.mode == "training" else 1) * self.B * (self.T * step + self.S * self.H * self.H)
+
+    @cached_property
+    def weights(self) -> Arrays:
+        """Under the names of fastseq's layer."""
+        rng, H, G = np.random.default_rng(1), self.H, GATES[self.cell]
+        shapes = {"weight_ih": (G * H, 2 * H), "weight_hh": (G * H, H), "bias_ih": (G * H,), "bias_hh": (G * H,), "weight_query": (H, H), "weight_key": (H, H),
+                  "bias_key": (H,), "weight_score": (H,), "weight_out": (H, 2 * H), "bias_out": (H,)}
+        return {name: rng.uniform(-H**-0.5, H**-0.5, shape).astype(np.float32) for name, shape in shapes.items()}
+
+    @cached_property
+    def data(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """x (T, B, H), memory (S, B, H) and the outputs' upstream gradient."""
+        rng = np.random.default_rng(2)
+        x, memory, dy = (rng.standard_normal((steps, self.B, self.H), np.float32) for steps in (self.T, self.S, self.T))
+        return x, memory, dy
+
+    @cached_property
+    def answer(self) -> Arrays:
+        x, memory, dy = (a.astype(np.float64) for a in self.data)
+        w = {name: a.astype(np.float64) for name, a in self.weights.items()}
+        of = DecoderWeights(*(w[name] for name in (*WEIGHTS, "weight_out", "bias_out", "weight_query", "weight_score")))
+        values = memory.swapaxes(0, 1)
+        keys = values @ w["weight_key"].T + w["bias_key"]
+        packed = reference.attention_decoder_pack(CELLS[self.cell], of)
+        y, *_, cache = reference.attention_decoder_forward(x, keys, values, None, None, packed, training=True)
+        if self.mode == "inference":
+            return {"y": y}
+        grads = reference.attention_decoder_backward(cache, dy, None, None, None)
+        dkeys, dw = grads["dkeys"], grads["weights"]
+        dmemory = grads["dmemory"] + dkeys @ w["weight_key"]
+        found = {"weight_key": np.einsum("bsa,bsm->am", dkeys, values), "bias_key": dkeys.sum(axis=(0, 1)), "weight_query": dw.w_query, "weight_score": dw.u}
+        found |= {"weight_out": dw.w_out, "bias_out": dw.b_out} | dict(zip(WEIGHTS, dw[:4], strict=True))
+        return {"y": y, "dx": grads["dx"], "dmemory": dmemory.swapaxes(0, 1)} | found

@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 
 from benchmarks import machine, memory, peers, table
-from benchmarks.problems import Attention, CrossEntropy, Matmul, Recurrent, WrongAnswerError, verify
+from benchmarks.problems import AdditiveAttention, Attention, CrossEntropy, Decoder, Matmul, Recurrent, WrongAnswerError, verify
+from benchmarks.problems_transformer import EncoderLayer
 
 PROBLEMS = [Matmul(3, 5, 4), Matmul(3, 5, 4, packed=True), CrossEntropy("inference", 5, 7), CrossEntropy("training", 5, 7),
             *(Attention(mode, 2, 3, 5, 5, 4, causal) for mode in ("inference", "training") for causal in (False, True)), Attention("inference", 2, 3, 1, 5, 4),
+            *(EncoderLayer(mode, 2, 5, 6, 3, 7) for mode in ("inference", "training")),
+            *(AdditiveAttention(mode, 2, 3, 5, 4, ragged) for mode in ("inference", "training") for ragged in (False, True)),
             *(Recurrent(cell, mode, T=4, B=2, I=3, H=5) for cell in ("LSTM", "GRU", "RNN") for mode in ("inference", "training", "step")),
             *(Recurrent(cell, mode, T=14, B=3, I=3, H=5, **form) for cell in ("LSTM", "GRU") for mode in ("inference", "training")
-              for form in ({"ragged": True}, {"layers": 2, "bidirectional": True}))]
+              for form in ({"ragged": True}, {"layers": 2, "bidirectional": True})),
+            *(Decoder(cell, mode, B=2, T=4, S=3, H=5) for cell in ("LSTM", "GRU") for mode in ("inference", "training"))]
 
 
 @pytest.mark.filterwarnings("default")

@@ -122,6 +122,47 @@ typedef struct {
 /* Reals per (t, b) that backward needs beside y and c. */
 ptrdiff_t fsq_recurrent_cache_width(const fsq_recurrent_call *call);
 
+/* ---------------------------------------------------------------- attention decoder: what both float types share
+ * Before step j the state s' = s_{j-1} of a row looks at the memory m_1 ... m_S of its row (Bahdanau et al. 2015):
+ *   q = W_q s', or s' itself;  e_i = u . tanh(q + k_i) (additive), or scale (q . m_i)
+ *   a = softmax over i < the memory's length of e;  c = sum_i a_i m_i
+ *   s_j = cell(s', [x_j; c]), LSTM or GRU as beside fsq_cell;  o_j = tanh(W_out [s_j; c] + b_out)
+ * A row of no memory has a = 0 and c = 0. Letters: S steps of the memory, M its size, A the size of a query.
+ * N is the sum of the rows' lengths: what is kept for backward has one entry for each step that there is, time by time, within a time the
+ * rows by falling length (equally long ones in the order of the batch). */
+typedef struct {
+    fsq_cell cell;                          /* FSQ_LSTM or FSQ_GRU */
+    int additive, projects;                 /* the score; whether there is a W_q: else A = H */
+    ptrdiff_t T, B, S, I, H, M, A;          /* not additive: A = M */
+    double scale;
+    const int64_t *lengths, *memory_lengths;    /* (B) each 0..T, 0..S; NULL: T, S */
+} fsq_attention_decoder_call;
+
+/* Arrays of the entry point's float type, C order. G = 4 (LSTM) or 3. */
+typedef struct {
+    const void *w_ih, *w_hh, *b_ih, *b_hh;  /* (G H, I + M), (G H, H), (G H), (G H) */
+    const void *w_out, *b_out;              /* (H, H + M), (H) */
+    const void *w_query, *u;                /* (A, H), (A) or NULL */
+} fsq_attention_decoder_weights;
+
+typedef struct {
+    const void *packed;                     /* by fsq_attention_decoder_pack; backward reads the weights themselves */
+    fsq_attention_decoder_weights weights;  /* forward reads b_out and u from here */
+    const void *x, *keys, *memory;          /* in     (T, B, I), (B, S, A) additive only, (B, S, M) */
+    const void *h_0, *c_0;                  /* in     (B, H) or NULL = 0; c: LSTM only, here and below */
+    void *outputs, *h_n, *c_n;              /* out    (T, B, H), (B, H), (B, H): rows past a row's end of outputs are not written */
+    void *a;                                /* out    (T, B, S) as outputs; 0 past the memory's length; backward reads it */
+    void *both, *cells, *queries;           /* cache  (N, H + M) [s_j; c], (N, H), (N, A) with W_q: forward needs them itself */
+    void *gates;                            /* cache  (N, 4 H) or NULL for inference */
+} fsq_attention_decoder_arrays;
+
+/* In: NULL = 0. Out: all wanted, but for what the call does not have. */
+typedef struct {
+    const void *doutputs, *dh_n, *dc_n, *da;        /* in     (T, B, H), (B, H), (B, H), (T, B, S) */
+    void *dx, *dkeys, *dmemory, *dh_0, *dc_0;       /* out    as the inputs; rows of dx past a row's end are not written */
+    void *dw_ih, *dw_hh, *db_ih, *db_hh, *dw_out, *db_out, *dw_query, *du;  /* out    as the weights */
+} fsq_attention_decoder_gradients;
+
 /* ---------------------------------------------------------------- attention: what both float types share */
 
 /* Element (b, h, t, d) of an array (B, heads, T, D) is data[b batch + h head + t row + d], in elements of the entry point's type. */
@@ -206,6 +247,25 @@ size_t FSQ_OP(fsq_recurrent_backward_work)(const fsq_recurrent_call *call, int D
 void FSQ_OP(fsq_recurrent_stack)(const fsq_recurrent_call *calls, const fsq_recurrent_direction *layers, int L, int threads, void *work);
 size_t FSQ_OP(fsq_recurrent_stack_work)(const fsq_recurrent_call *calls, int L, int threads);
 
+/* ---------------------------------------------------------------- attention_decoder: a target sequence in one call
+ * The equations stand beside fsq_attention_decoder_call. Denormals are flushed to zero inside.
+ *
+ * pack: packed (packed_size reals, for the instruction set in use) from the weights. Of the call lengths, T, B and S are not read.
+ *
+ * forward: a row's results depend on its x, keys, memory and state and on the weights only: the same bits in any batch, for any
+ * lengths of other rows, and step by step. What lies past the ends of x's and memory's rows is not read.
+ *
+ * backward: the same arguments as forward had, cache included. dx, dkeys, dmemory, dh_0 and dc_0 of a row depend on that row only; every
+ * entry of a weight's gradient is one chain of additions over the N steps in their order, du's over each row's steps, last to first, and then
+ * over the rows. */
+size_t FSQ_OP(fsq_attention_decoder_packed_size)(const fsq_attention_decoder_call *call);
+void FSQ_OP(fsq_attention_decoder_pack)(FSQ_REAL *packed, const fsq_attention_decoder_call *call, const fsq_attention_decoder_weights *weights, int threads);
+void FSQ_OP(fsq_attention_decoder_forward)(const fsq_attention_decoder_call *call, const fsq_attention_decoder_arrays *arrays, int threads, void *work);
+size_t FSQ_OP(fsq_attention_decoder_forward_work)(const fsq_attention_decoder_call *call, int threads);
+void FSQ_OP(fsq_attention_decoder_backward)(const fsq_attention_decoder_call *call, const fsq_attention_decoder_arrays *arrays,
+                                            const fsq_attention_decoder_gradients *gradients, int threads, void *work);
+size_t FSQ_OP(fsq_attention_decoder_backward_work)(const fsq_attention_decoder_call *call, int threads);
+
 /* ---------------------------------------------------------------- attention
  * w = softmax over j of (scale q_i . k_j + mask), hidden keys 0, a row that sees nothing all 0; y_i = sum_j w_ij m_ij v_j, m dropout's
  * mask (0 or 1 / (1 - p)). Scores live in tiles of scratch; no (Tq, Tk) matrix is stored but where the caller gives one.
@@ -284,6 +344,28 @@ void FSQ_OP(fsq_linear_cross_entropy_backward)(FSQ_REAL *dx, FSQ_REAL *dweight, 
                                                ptrdiff_t dlosses_step, ptrdiff_t N, ptrdiff_t H, ptrdiff_t V, int64_t ignore_index,
                                                double smoothing, int threads, void *work);
 size_t FSQ_OP(fsq_linear_cross_entropy_backward_work)(ptrdiff_t N, ptrdiff_t H, ptrdiff_t V, int threads);
+
+/* ---------------------------------------------------------------- additive_attention (Bahdanau et al. 2015)
+ * s_ij = sum_d u_d tanh(q_id + k_jd) + bias_ij, w_i = softmax of s_i over the keys j that query i sees, y_i = sum_j w_ij v_j, for each row of
+ * the batch. q (B, Tq, D), k (B, Tk, D), v (B, Tk, Dv), u (D), y (B, Tq, Dv), weights (B, Tq, Tk).
+ * lengths (B): the keys of a row, each 0..Tk; NULL: Tk. visible, bias: NULL, or element (b, i, j) at [b mask_batch + i mask_query + j mask_key];
+ * a key is seen where it is within the length, visible is not 0 and bias is not -inf. A query that sees none has y = 0 and weights = 0. What
+ * a hidden key holds, in k or in v, is never in the result.
+ * weights: out, and cache for backward; NULL where nobody wants them. y and weights of a query depend on it, its row's keys and u only.
+ *
+ * Backward: dy, dweights: NULL = 0. A weight of 0 passes no gradient on, whatever the arrays hold. Out: dq, dk, dv, du as the inputs, and
+ * dscores (B, Tq, Tk) = dL/ds = dL/dbias. dq_i adds up over j, dk_j over i, dv_j over i, all ascending (pairs with an element of q or k beyond
+ * 20, in float64 170, after the others); du over the rows of the batch, ascending. */
+void FSQ_OP(fsq_additive_attention_forward)(FSQ_REAL *y, FSQ_REAL *weights, const FSQ_REAL *q, const FSQ_REAL *k, const FSQ_REAL *v, const FSQ_REAL *u,
+                                            const int64_t *lengths, const unsigned char *visible, const FSQ_REAL *bias,
+                                            ptrdiff_t mask_batch, ptrdiff_t mask_query, ptrdiff_t mask_key,
+                                            ptrdiff_t B, ptrdiff_t Tq, ptrdiff_t Tk, ptrdiff_t D, ptrdiff_t Dv, int threads, void *work);
+size_t FSQ_OP(fsq_additive_attention_forward_work)(ptrdiff_t Tq, ptrdiff_t Tk, ptrdiff_t D, ptrdiff_t Dv, int threads);
+void FSQ_OP(fsq_additive_attention_backward)(FSQ_REAL *dq, FSQ_REAL *dk, FSQ_REAL *dv, FSQ_REAL *du, FSQ_REAL *dscores, const FSQ_REAL *weights,
+                                             const FSQ_REAL *q, const FSQ_REAL *k, const FSQ_REAL *v, const FSQ_REAL *u, const FSQ_REAL *dy,
+                                             const FSQ_REAL *dweights, const int64_t *lengths,
+                                             ptrdiff_t B, ptrdiff_t Tq, ptrdiff_t Tk, ptrdiff_t D, ptrdiff_t Dv, int threads, void *work);
+size_t FSQ_OP(fsq_additive_attention_backward_work)(ptrdiff_t B, ptrdiff_t Tq, ptrdiff_t Tk, ptrdiff_t D, ptrdiff_t Dv, int threads);
 
 /* ---------------------------------------------------------------- embedding
  * y (n, D) = weight[ids]; ids (n) checked, weight (V, D).

@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from numpy cimport (
-    NPY_ARRAY_CARRAY_RO, NPY_DOUBLE, NPY_FLOAT, PyArray_CheckExact, PyArray_DATA, PyArray_DIM, PyArray_DIMS, PyArray_EMPTY, PyArray_FROM_OTF, PyArray_ISBEHAVED_RO,
+    NPY_ARRAY_CARRAY_RO, NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, PyArray_CheckExact, PyArray_DATA, PyArray_DIM, PyArray_DIMS, PyArray_EMPTY, PyArray_FROM_OTF, PyArray_ISBEHAVED_RO,
     PyArray_ISCARRAY, PyArray_ISCARRAY_RO, PyArray_NDIM, PyArray_SIZE, PyArray_SimpleNewFromData, PyArray_STRIDE, PyArray_TYPE, import_array, ndarray, npy_intp, set_array_base)
 
 from fastseq._csrc cimport *
@@ -1020,6 +1020,162 @@ cdef inline bint is_matrix(object a, int type, npy_intp rows, npy_intp columns) 
             and PyArray_DIM(<ndarray>a, 0) == rows and PyArray_DIM(<ndarray>a, 1) == columns)
 
 
+# ---------------------------------------------------------------- attention_decoder
+
+cdef enum:
+    DECODER_WEIGHTS = 8                         # in one order in Python and in C: w_ih, w_hh, b_ih, b_hh, w_out, b_out, w_query, u
+
+cdef extern from *:
+    """
+    _Static_assert(sizeof(fsq_attention_decoder_weights) == 8 * sizeof(void *), "DECODER_WEIGHTS");
+    _Static_assert(sizeof(fsq_attention_decoder_gradients) - offsetof(fsq_attention_decoder_gradients, dw_ih) == 8 * sizeof(void *), "DECODER_WEIGHTS");
+    """
+
+
+cdef class AttentionDecoderPacked(Panels):
+    """A decoder's weights in panels, and the arrays that they came from, which forward and BPTT read too."""
+
+    cdef fsq_attention_decoder_call sizes
+    cdef fsq_attention_decoder_weights pointers
+    cdef object weights                         # backends.attention_decoder.DecoderWeights
+    cdef uint64_t fingerprint[2]
+
+    cdef bint fits(self, int type, const fsq_attention_decoder_call *sizes) noexcept:
+        """Whether these panels hold weights of these sizes, for the instruction set in use."""
+        return (self.type == type and self.isa == fsq_isa_name() and self.sizes.cell == sizes.cell and self.sizes.additive == sizes.additive
+                and self.sizes.projects == sizes.projects and self.sizes.I == sizes.I and self.sizes.H == sizes.H and self.sizes.M == sizes.M
+                and self.sizes.A == sizes.A)
+
+
+def attention_decoder_pack(str cell not None, weights, AttentionDecoderPacked packed=None):
+    """A decoder's weights in panels: `packed` itself where it holds these very numbers."""
+    cdef int threads = fsq_threads_get(), i, type
+    cdef fsq_attention_decoder_call sizes
+    cdef fsq_attention_decoder_weights pointers
+    cdef const void **each = &pointers.w_ih
+    cdef size_t bytes[DECODER_WEIGHTS]
+    cdef uint64_t[2] state = [0, 0]
+    cdef ndarray a, w_ih = weights.w_ih, w_hh = weights.w_hh, w_out = weights.w_out, w_query = weights.w_query
+    cdef list arrays = [dense_or_none(a) for a in weights]
+    cdef bint single
+    type = PyArray_TYPE(w_ih)
+    single = type == NPY_FLOAT
+    memset(&sizes, 0, sizeof(sizes))
+    sizes.cell, sizes.additive, sizes.projects = CELLS[cell], weights.u is not None, w_query is not None
+    sizes.H = PyArray_DIM(w_hh, 1)
+    sizes.M = PyArray_DIM(w_out, 1) - sizes.H
+    sizes.I = PyArray_DIM(w_ih, 1) - sizes.M
+    sizes.A = sizes.M if w_query is None else PyArray_DIM(w_query, 0)
+    for i in range(DECODER_WEIGHTS):
+        a = arrays[i]
+        each[i], bytes[i] = pointer(a), bytes_of(a)
+    with nogil:
+        for i in range(DECODER_WEIGHTS):
+            fsq_fingerprint(state, each[i], bytes[i], threads)
+    if packed is None or not packed.fits(type, &sizes) or packed.fingerprint[0] != state[0] or packed.fingerprint[1] != state[1]:
+        packed = AttentionDecoderPacked.__new__(AttentionDecoderPacked)
+        packed.sizes = sizes
+        packed.fingerprint[0], packed.fingerprint[1] = state[0], state[1]
+        packed.reserve(type, attention_decoder_packed_size_c(single, &sizes))
+        with nogil:
+            attention_decoder_pack_c(single, packed.memory, &sizes, &pointers, threads)
+    packed.pointers, packed.weights = pointers, weights._make(arrays)
+    return packed
+
+
+cdef class AttentionDecoderCache:
+    """A forward call: its arguments as C takes them, and what attention_decoder_backward needs of its results."""
+
+    cdef fsq_attention_decoder_call call
+    cdef fsq_attention_decoder_arrays arrays
+    cdef AttentionDecoderPacked packed
+    cdef object weights                         # of then: `packed` may get other arrays of the same numbers
+    cdef tuple held                             # the arrays that `call` and `arrays` point to
+
+
+def attention_decoder_forward(ndarray x not None, ndarray keys, ndarray memory not None, ndarray h_0, ndarray c_0, AttentionDecoderPacked packed not None,
+                              double scale, ndarray lengths, ndarray memory_lengths, bint training):
+    """x (T, B, I), keys (B, S, A) or None, memory (B, S, M) -> outputs (T, B, H), h_n, c_n, a (T, B, S), AttentionDecoderCache in training."""
+    cdef int threads = fsq_threads_get(), type = packed.type
+    cdef bint single = type == NPY_FLOAT, lstm = packed.sizes.cell == FSQ_LSTM
+    cdef AttentionDecoderCache run = AttentionDecoderCache.__new__(AttentionDecoderCache)
+    cdef fsq_attention_decoder_call *call = &run.call
+    cdef fsq_attention_decoder_arrays *to = &run.arrays
+    cdef ndarray outputs, h_n, c_n = None, a, both, cells = None, queries = None, gates = None
+    cdef npy_intp[2] dims = [0, 0]
+    cdef size_t bytes
+    cdef void *work
+    packed.check()
+    x, keys, memory, h_0, c_0 = dense(x), dense_or_none(keys), dense(memory), dense_or_none(h_0), dense_or_none(c_0)
+    lengths, memory_lengths = [None if n is None else dense(n.copy() if training else n) for n in (lengths, memory_lengths)]    # backward trusts them
+    call[0] = packed.sizes
+    call.T, call.B, call.S, call.scale = PyArray_DIM(x, 0), PyArray_DIM(x, 1), PyArray_DIM(memory, 1), scale
+    call.lengths, call.memory_lengths = <const int64_t *>pointer(lengths), <const int64_t *>pointer(memory_lengths)
+    dims[0] = call.T * call.B if lengths is None else lengths.sum()
+    outputs, a = empty(type, (call.T, call.B, call.H)), empty(type, (call.T, call.B, call.S))
+    h_n = empty(type, (call.B, call.H))
+    dims[1] = call.H + call.M
+    both = empty_cache(2, dims, type)
+    dims[1] = call.H
+    if lstm:
+        c_n, cells = empty_like(h_n), empty_cache(2, dims, type)
+    dims[1] = call.A
+    if call.projects:
+        queries = empty_cache(2, dims, type)
+    dims[1] = 4 * call.H
+    if training:
+        gates = empty_cache(2, dims, type)
+    if lengths is not None:
+        zero_past_end(outputs, call.lengths, call.T, call.B)
+        zero_past_end(a, call.lengths, call.T, call.B)
+    run.packed, run.weights = packed, packed.weights
+    run.held = (x, keys, memory, h_0, c_0, lengths, memory_lengths, outputs, a, both, cells, queries, gates)
+    to.packed, to.weights = packed.memory, packed.pointers
+    to.x, to.keys, to.memory, to.h_0, to.c_0 = pointer(x), pointer(keys), pointer(memory), pointer(h_0), pointer(c_0)
+    to.outputs, to.h_n, to.c_n, to.a = pointer(outputs), pointer(h_n), pointer(c_n), pointer(a)
+    to.both, to.cells, to.queries, to.gates = pointer(both), pointer(cells), pointer(queries), pointer(gates)
+    bytes = attention_decoder_forward_work_c(single, call, threads)
+    work = scratch_take(bytes)
+    with nogil:
+        attention_decoder_forward_c(single, call, to, threads, work)
+        scratch_give(work, bytes)
+    to.h_n, to.c_n = NULL, NULL                 # the caller's, and not kept
+    return outputs, h_n, c_n, a, run if training else None
+
+
+def attention_decoder_backward(AttentionDecoderCache cache not None, ndarray doutputs, ndarray dh_n, ndarray dc_n, ndarray da):
+    """Upstream gradients, each None = 0 -> a dict: dx, dkeys, dmemory, dh_0, dc_0 and weights."""
+    cdef int threads = fsq_threads_get(), type = cache.packed.type, i
+    cdef bint single = type == NPY_FLOAT
+    cdef fsq_attention_decoder_call *call = &cache.call
+    cdef fsq_attention_decoder_gradients g
+    cdef void **each = &g.dw_ih
+    cdef ndarray dx, dkeys = None, dmemory, dh_0, dc_0 = None
+    cdef list weights = [None if a is None else np.empty_like(a) for a in cache.weights]
+    cdef size_t bytes
+    cdef void *work
+    cache.packed.check()
+    memset(&g, 0, sizeof(g))
+    doutputs, dh_n, dc_n, da = dense_or_none(doutputs), dense_or_none(dh_n), dense_or_none(dc_n), dense_or_none(da)
+    dx, dmemory, dh_0 = empty(type, (call.T, call.B, call.I)), empty(type, (call.B, call.S, call.M)), empty(type, (call.B, call.H))
+    if call.additive:
+        dkeys = empty(type, (call.B, call.S, call.A))
+    if call.cell == FSQ_LSTM:
+        dc_0 = empty_like(dh_0)
+    if call.lengths != NULL:
+        zero_past_end(dx, call.lengths, call.T, call.B)
+    g.doutputs, g.dh_n, g.dc_n, g.da = pointer(doutputs), pointer(dh_n), pointer(dc_n), pointer(da)
+    g.dx, g.dkeys, g.dmemory, g.dh_0, g.dc_0 = pointer(dx), pointer(dkeys), pointer(dmemory), pointer(dh_0), pointer(dc_0)
+    for i in range(DECODER_WEIGHTS):
+        each[i] = pointer(weights[i])
+    bytes = attention_decoder_backward_work_c(single, call, threads)
+    work = scratch_take(bytes)
+    with nogil:
+        attention_decoder_backward_c(single, call, &cache.arrays, &g, threads, work)
+        scratch_give(work, bytes)
+    return {"dx": dx, "dkeys": dkeys, "dmemory": dmemory, "dh_0": dh_0, "dc_0": dc_0, "weights": cache.weights._make(weights)}
+
+
 # ---------------------------------------------------------------- attention
 
 cdef ndarray headed(ndarray a, fsq_attention_array *view):
@@ -1290,6 +1446,57 @@ def linear_cross_entropy_backward(ndarray lse not None, ndarray x not None, ndar
                                         smoothing, threads, work)
         scratch_give(work, bytes)
     return dx, dweight, dbias
+
+
+# ---------------------------------------------------------------- additive attention
+
+cdef inline npy_intp mask_stride(ndarray a, int axis) noexcept:
+    """In elements of a dense mask with three axes; 0 where it is broadcast."""
+    cdef npy_intp step = 1
+    cdef int i
+    if a is None or PyArray_DIM(a, axis) == 1:
+        return 0
+    for i in range(axis + 1, 3):
+        step *= PyArray_DIM(a, i)
+    return step
+
+
+def additive_attention_forward(ndarray q not None, ndarray k not None, ndarray v not None, ndarray u not None, ndarray mask, ndarray key_lengths,
+                               bint need_weights):
+    """y (B, Tq, Dv) and, where needed, the weights (B, Tq, Tk), else None; mask: of bool or q's type, each axis 1 or in full."""
+    cdef ndarray a = dense(q), b = dense(k), c = dense(v), d = dense(u), m = dense_or_none(mask), lengths = dense_or_none(key_lengths)
+    cdef npy_intp B = PyArray_DIM(a, 0), Tq = PyArray_DIM(a, 1), D = PyArray_DIM(a, 2), Tk = PyArray_DIM(b, 1), Dv = PyArray_DIM(c, 2)
+    cdef ndarray y = empty(PyArray_TYPE(a), (B, Tq, Dv)), weights = empty(PyArray_TYPE(a), (B, Tq, Tk)) if need_weights else None
+    cdef bint single = is_single(a), is_bool = m is not None and PyArray_TYPE(m) == NPY_BOOL
+    cdef npy_intp by_row = mask_stride(m, 0), by_query = mask_stride(m, 1), by_key = mask_stride(m, 2)
+    cdef int threads = fsq_threads_get()
+    cdef size_t bytes = additive_attention_forward_work_c(single, Tq, Tk, D, Dv, threads)
+    cdef void *work = scratch_take(bytes)
+    with nogil:
+        additive_attention_forward_c(single, PyArray_DATA(y), pointer(weights), PyArray_DATA(a), PyArray_DATA(b), PyArray_DATA(c), PyArray_DATA(d),
+                                     <const int64_t *>pointer(lengths), <const unsigned char *>(pointer(m) if is_bool else NULL),
+                                     NULL if is_bool else pointer(m), by_row, by_query, by_key, B, Tq, Tk, D, Dv, threads, work)
+        scratch_give(work, bytes)
+    return y, weights
+
+
+def additive_attention_backward(ndarray q not None, ndarray k not None, ndarray v not None, ndarray u not None, ndarray weights not None, ndarray dy,
+                                ndarray dweights, ndarray key_lengths):
+    """dq, dk, dv, du and dL/d(scores) (B, Tq, Tk)."""
+    cdef ndarray a = dense(q), b = dense(k), c = dense(v), d = dense(u), w = dense(weights), g = dense_or_none(dy), more = dense_or_none(dweights)
+    cdef ndarray lengths = dense_or_none(key_lengths)
+    cdef ndarray dq = empty_like(a), dk = empty_like(b), dv = empty_like(c), du = empty_like(d), dscores = empty_like(w)
+    cdef npy_intp B = PyArray_DIM(a, 0), Tq = PyArray_DIM(a, 1), D = PyArray_DIM(a, 2), Tk = PyArray_DIM(b, 1), Dv = PyArray_DIM(c, 2)
+    cdef bint single = is_single(a)
+    cdef int threads = fsq_threads_get()
+    cdef size_t bytes = additive_attention_backward_work_c(single, B, Tq, Tk, D, Dv, threads)
+    cdef void *work = scratch_take(bytes)
+    with nogil:
+        additive_attention_backward_c(single, PyArray_DATA(dq), PyArray_DATA(dk), PyArray_DATA(dv), PyArray_DATA(du), PyArray_DATA(dscores),
+                                      PyArray_DATA(w), PyArray_DATA(a), PyArray_DATA(b), PyArray_DATA(c), PyArray_DATA(d), pointer(g), pointer(more),
+                                      <const int64_t *>pointer(lengths), B, Tq, Tk, D, Dv, threads, work)
+        scratch_give(work, bytes)
+    return dq, dk, dv, du, dscores
 
 
 # ---------------------------------------------------------------- embedding, dropout

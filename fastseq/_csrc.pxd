@@ -88,6 +88,46 @@ cdef extern from "fastseq.h" nogil:
 
     ptrdiff_t fsq_recurrent_cache_width(const fsq_recurrent_call *call)
 
+    ctypedef struct fsq_attention_decoder_call:
+        fsq_cell cell
+        int additive, projects
+        ptrdiff_t T, B, S, I, H, M, A
+        double scale
+        const int64_t *lengths
+        const int64_t *memory_lengths
+
+    ctypedef struct fsq_attention_decoder_weights:
+        const void *w_ih                            # and 7 more pointers, in the order of backends.attention_decoder.DecoderWeights
+
+    ctypedef struct fsq_attention_decoder_arrays:
+        const void *packed
+        fsq_attention_decoder_weights weights
+        const void *x
+        const void *keys
+        const void *memory
+        const void *h_0
+        const void *c_0
+        void *outputs
+        void *h_n
+        void *c_n
+        void *a
+        void *both
+        void *cells
+        void *queries
+        void *gates
+
+    ctypedef struct fsq_attention_decoder_gradients:
+        const void *doutputs
+        const void *dh_n
+        const void *dc_n
+        const void *da
+        void *dx
+        void *dkeys
+        void *dmemory
+        void *dh_0
+        void *dc_0
+        void *dw_ih                                 # and 7 more, in the same order
+
     ctypedef struct fsq_attention_array:
         void *data
         ptrdiff_t batch, head, row
@@ -119,6 +159,12 @@ cdef extern from *:
     #define FSQ_RECURRENT_BACKWARD_WORK(...) FSQ_EITHER(fsq_recurrent_backward_work, __VA_ARGS__)
     #define FSQ_RECURRENT_STACK(...) FSQ_EITHER(fsq_recurrent_stack, __VA_ARGS__)
     #define FSQ_RECURRENT_STACK_WORK(...) FSQ_EITHER(fsq_recurrent_stack_work, __VA_ARGS__)
+    #define FSQ_ATTENTION_DECODER_PACKED_SIZE(...) FSQ_EITHER(fsq_attention_decoder_packed_size, __VA_ARGS__)
+    #define FSQ_ATTENTION_DECODER_PACK(...) FSQ_EITHER(fsq_attention_decoder_pack, __VA_ARGS__)
+    #define FSQ_ATTENTION_DECODER_FORWARD(...) FSQ_EITHER(fsq_attention_decoder_forward, __VA_ARGS__)
+    #define FSQ_ATTENTION_DECODER_FORWARD_WORK(...) FSQ_EITHER(fsq_attention_decoder_forward_work, __VA_ARGS__)
+    #define FSQ_ATTENTION_DECODER_BACKWARD(...) FSQ_EITHER(fsq_attention_decoder_backward, __VA_ARGS__)
+    #define FSQ_ATTENTION_DECODER_BACKWARD_WORK(...) FSQ_EITHER(fsq_attention_decoder_backward_work, __VA_ARGS__)
     #define FSQ_ATTENTION_FORWARD(...) FSQ_EITHER(fsq_attention_forward, __VA_ARGS__)
     #define FSQ_ATTENTION_FORWARD_WORK(...) FSQ_EITHER(fsq_attention_forward_work, __VA_ARGS__)
     #define FSQ_ATTENTION_BACKWARD(...) FSQ_EITHER(fsq_attention_backward, __VA_ARGS__)
@@ -139,6 +185,10 @@ cdef extern from *:
     #define FSQ_LINEAR_CROSS_ENTROPY_FORWARD_WORK(...) FSQ_EITHER(fsq_linear_cross_entropy_forward_work, __VA_ARGS__)
     #define FSQ_LINEAR_CROSS_ENTROPY_BACKWARD(...) FSQ_EITHER(fsq_linear_cross_entropy_backward, __VA_ARGS__)
     #define FSQ_LINEAR_CROSS_ENTROPY_BACKWARD_WORK(...) FSQ_EITHER(fsq_linear_cross_entropy_backward_work, __VA_ARGS__)
+    #define FSQ_ADDITIVE_ATTENTION_FORWARD(...) FSQ_EITHER(fsq_additive_attention_forward, __VA_ARGS__)
+    #define FSQ_ADDITIVE_ATTENTION_FORWARD_WORK(...) FSQ_EITHER(fsq_additive_attention_forward_work, __VA_ARGS__)
+    #define FSQ_ADDITIVE_ATTENTION_BACKWARD(...) FSQ_EITHER(fsq_additive_attention_backward, __VA_ARGS__)
+    #define FSQ_ADDITIVE_ATTENTION_BACKWARD_WORK(...) FSQ_EITHER(fsq_additive_attention_backward_work, __VA_ARGS__)
     #define FSQ_EMBEDDING_FORWARD(...) FSQ_EITHER(fsq_embedding_forward, __VA_ARGS__)
     #define FSQ_EMBEDDING_BACKWARD(...) FSQ_EITHER(fsq_embedding_backward, __VA_ARGS__)
     #define FSQ_DROPOUT(...) FSQ_EITHER(fsq_dropout, __VA_ARGS__)
@@ -170,6 +220,17 @@ cdef extern from * nogil:
     void recurrent_stack_c "FSQ_RECURRENT_STACK"(bint single, const fsq_recurrent_call *calls, const fsq_recurrent_direction *layers, int L,
                                                int threads, void *work)
     size_t recurrent_stack_work_c "FSQ_RECURRENT_STACK_WORK"(bint single, const fsq_recurrent_call *calls, int L, int threads)
+
+    size_t attention_decoder_packed_size_c "FSQ_ATTENTION_DECODER_PACKED_SIZE"(bint single, const fsq_attention_decoder_call *call)
+    void attention_decoder_pack_c "FSQ_ATTENTION_DECODER_PACK"(bint single, void *packed, const fsq_attention_decoder_call *call,
+                                                               const fsq_attention_decoder_weights *weights, int threads)
+    void attention_decoder_forward_c "FSQ_ATTENTION_DECODER_FORWARD"(bint single, const fsq_attention_decoder_call *call,
+                                                                     const fsq_attention_decoder_arrays *arrays, int threads, void *work)
+    size_t attention_decoder_forward_work_c "FSQ_ATTENTION_DECODER_FORWARD_WORK"(bint single, const fsq_attention_decoder_call *call, int threads)
+    void attention_decoder_backward_c "FSQ_ATTENTION_DECODER_BACKWARD"(bint single, const fsq_attention_decoder_call *call,
+                                                                       const fsq_attention_decoder_arrays *arrays,
+                                                                       const fsq_attention_decoder_gradients *gradients, int threads, void *work)
+    size_t attention_decoder_backward_work_c "FSQ_ATTENTION_DECODER_BACKWARD_WORK"(bint single, const fsq_attention_decoder_call *call, int threads)
 
     void attention_forward_c "FSQ_ATTENTION_FORWARD"(bint single, const fsq_attention_array *y, void *lse, void *weights, const fsq_attention_array *q,
                                                      const fsq_attention_array *k, const fsq_attention_array *v, const fsq_attention_call *call,
@@ -216,6 +277,18 @@ cdef extern from * nogil:
                                                                              ptrdiff_t N, ptrdiff_t H, ptrdiff_t V, int64_t ignore_index,
                                                                              double smoothing, int threads, void *work)
     size_t linear_cross_entropy_backward_work_c "FSQ_LINEAR_CROSS_ENTROPY_BACKWARD_WORK"(bint single, ptrdiff_t N, ptrdiff_t H, ptrdiff_t V, int threads)
+    void additive_attention_forward_c "FSQ_ADDITIVE_ATTENTION_FORWARD"(
+        bint single, void *y, void *weights, const void *q, const void *k, const void *v, const void *u,
+        const int64_t *lengths, const unsigned char *visible, const void *bias, ptrdiff_t mask_batch, ptrdiff_t mask_query, ptrdiff_t mask_key,
+        ptrdiff_t B, ptrdiff_t Tq, ptrdiff_t Tk, ptrdiff_t D, ptrdiff_t Dv, int threads, void *work)
+    size_t additive_attention_forward_work_c "FSQ_ADDITIVE_ATTENTION_FORWARD_WORK"(bint single, ptrdiff_t Tq, ptrdiff_t Tk, ptrdiff_t D, ptrdiff_t Dv,
+                                                                                   int threads)
+    void additive_attention_backward_c "FSQ_ADDITIVE_ATTENTION_BACKWARD"(
+        bint single, void *dq, void *dk, void *dv, void *du, void *dscores, const void *weights, const void *q, const void *k, const void *v,
+        const void *u, const void *dy, const void *dweights, const int64_t *lengths,
+        ptrdiff_t B, ptrdiff_t Tq, ptrdiff_t Tk, ptrdiff_t D, ptrdiff_t Dv, int threads, void *work)
+    size_t additive_attention_backward_work_c "FSQ_ADDITIVE_ATTENTION_BACKWARD_WORK"(bint single, ptrdiff_t B, ptrdiff_t Tq, ptrdiff_t Tk, ptrdiff_t D,
+                                                                                     ptrdiff_t Dv, int threads)
     void embedding_forward_c "FSQ_EMBEDDING_FORWARD"(bint single, void *y, const int64_t *ids, const void *weight,
                                                      ptrdiff_t n, ptrdiff_t V, ptrdiff_t D, int threads)
     void embedding_backward_c "FSQ_EMBEDDING_BACKWARD"(bint single, void *dweight, const void *dy, const int64_t *ids,

@@ -293,6 +293,26 @@ def _attention() -> Iterator[Case]:
         yield Case("self_attention", {"qkv": (66, 2, 96)}, options | {"num_heads": 2}, terms=200)
 
 
+def additive_case(B: int, Tq: int, Tk: int, D: int, Dv: int, **options: Any) -> Case:
+    """Additive attention. A score adds up D terms; where one weight is near 1 the differences of the gradients cancel, hence the factor."""
+    shapes = {"q": (B, Tq, D), "k": (B, Tk, D), "v": (B, Tk, Dv), "u": (D,)}
+    pairs = B * Tq * Tk
+    return Case("additive_attention", shapes, options, flops=pairs * (4 * D + 2 * Dv), terms=16 * (D + Dv) + Tq + Tk + B * Tq)
+
+
+def _additive() -> Iterator[Case]:
+    for width in WIDTHS:
+        yield additive_case(2, 3, 5, width, 3, return_weights=True)
+        yield additive_case(1, 1, 5, width, 4)
+        yield additive_case(2, 2, width, 5, width, key_lengths=(width // 2, width))
+        yield additive_case(1, width, 3, 4, 2, return_weights=True)
+    yield additive_case(3, 4, 5, 6, 7, key_lengths=(5, 0, 2), return_weights=True)
+    yield additive_case(3, 1, 5, 6, 7, key_lengths=(5, 0, 2), return_weights=True)
+    yield additive_case(2, 70, 9, 5, 3)
+    for empty in ((0, 2, 3, 4, 5), (2, 0, 3, 4, 5), (2, 3, 0, 4, 5), (2, 3, 4, 0, 5), (2, 3, 4, 5, 0), (2, 1, 0, 4, 5), (2, 1, 3, 4, 0)):
+        yield additive_case(*empty, return_weights=True)
+
+
 def lstm_case(T: int, B: int, I: int, H: int, bias: bool = True, state: str = "hc") -> Case:
     """An LSTM; `state` names the initial states that are given."""
     shapes = {"x": (T, B, I), "w_ih": (4 * H, I), "w_hh": (4 * H, H)}
@@ -326,5 +346,5 @@ def _lstm() -> Iterator[Case]:
 
 CASES: tuple[Case, ...] = (
     *_pointwise(), *_softmax(), *_cross_entropy(), *_linear_cross_entropy(), *_layer_norm(), *_embedding(), *_linear(), *_matmul(), *_dropout(),
-    *_attention(), *_lstm(),
+    *_attention(), *_additive(), *_lstm(),
 )  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 import fastseq as fs
 from fastseq import _core, functional
 from fastseq.backends import cpu, reference
-from tests.cases import CASES, Case, lstm_case, reference_results
+from tests.cases import CASES, Case, additive_case, layer_norm_case, lstm_case, reference_results
 from tests.conftest import WAYS, using
 from tests.tolerance import assert_close, assert_same_bits
 
@@ -59,7 +59,7 @@ class _Rounded:
         return np.asarray(self._rng.standard_normal(shape)).astype(self._dtype).astype(np.float64)
 
 
-@pytest.mark.parametrize("function", ["identity", "tanh", "sigmoid", "relu"])
+@pytest.mark.parametrize("function", ["identity", "tanh", "sigmoid", "relu", "gelu"])
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 5, 17), (13, 70, 37), (4, 0, 3), (0, 4, 3)], ids=str)
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("transposed", ["", "a", "b", "ab"])
@@ -139,7 +139,7 @@ def test_updates_in_place_of_an_array_in_any_order(shape, strides, dtype, rng):
     assert_close(w, copies[0], dtype=dtype)
 
 
-@pytest.mark.parametrize("function", ["exp", "log", "tanh", "sigmoid", "relu"])
+@pytest.mark.parametrize("function", ["exp", "log", "tanh", "sigmoid", "relu", "erf", "gelu", "gelu_tanh"])
 def test_special_values(function, dtype, isa):
     tiny = np.finfo(dtype).smallest_subnormal
     x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1, -1, 200, -200, 1e30, -1e30, tiny], dtype)
@@ -213,8 +213,12 @@ LAID_OUT = [
     Case("softmax", {"x": (2, 3, 17)}),
     Case("log_softmax", {"x": (3, 17)}),
     Case("cross_entropy", {"logits": (7, 17), "targets": (7,)}, ids={"targets": 17}),
+    layer_norm_case((2, 3), 17, "weight bias residual"),
+    Case("rms_norm", {"x": (3, 17), "weight": (17,)}),
+    Case("linear_cross_entropy", {"x": (7, 9), "weight": (17, 9), "bias": (17,), "targets": (7,)}, ids={"targets": 17}),
     Case("embedding", {"ids": (4, 3), "weight": (5, 17)}, ids={"ids": 5}),
     Case("dropout", {"x": (3, 17)}, {"p": 0.4, "seed": 1}),
+    additive_case(2, 3, 5, 17, 9, return_weights=True),
     lstm_case(3, 4, 5, 17),
 ]
 
@@ -251,9 +255,17 @@ BIG = [
     Case("matmul", {"a": (5, 40, 70), "b": (5, 70, 33)}),
     Case("softmax", {"x": (130, 67)}),
     Case("cross_entropy", {"logits": (130, 67), "targets": (130,)}, {"label_smoothing": 0.1}, ids={"targets": 67}),
+    Case("log_softmax", {"x": (130, 67)}),
+    Case("linear_cross_entropy", {"x": (230, 9), "weight": (5400, 9), "bias": (5400,), "targets": (230,)}, ids={"targets": 5400}),
+    layer_norm_case((131,), 67, "weight bias residual"),
+    Case("rms_norm", {"x": (300, 33), "weight": (33,)}),
+    Case("linear", {"x": (67, 70), "weight": (131, 70), "bias": (131,)}, {"function": "gelu"}),
     Case("embedding", {"ids": (300,), "weight": (20, 33)}, ids={"ids": 20}),
     Case("dropout", {"x": (5000,)}, {"p": 0.4, "seed": 3}),
     Case("sigmoid", {"x": (5000,)}),
+    additive_case(7, 13, 19, 70, 33, return_weights=True),
+    additive_case(1, 130, 19, 70, 33),
+    additive_case(13, 1, 19, 70, 33),
     lstm_case(9, 13, 20, 70),
     lstm_case(9, 1, 20, 70),
 ]
@@ -316,14 +328,18 @@ ROWWISE = [
     Case("softmax", {"x": (13, 67)}),
     Case("log_softmax", {"x": (13, 67)}),
     Case("tanh", {"x": (13, 67)}),
+    Case("linear", {"x": (13, 70), "weight": (37, 70), "bias": (37,)}, {"function": "gelu"}),
+    layer_norm_case((13,), 67),
+    Case("rms_norm", {"x": (13, 67), "weight": (67,)}),
     Case("cross_entropy", {"logits": (13, 67), "targets": (13,)}, {"reduction": "none"}, ids={"targets": 67}),
+    Case("linear_cross_entropy", {"x": (13, 20), "targets": (13,), "weight": (67, 20), "bias": (67,)}, {"reduction": "none"}, ids={"targets": 67}),
 ]
 
 
 @pytest.mark.parametrize("case", ROWWISE, ids=str)
 def test_rows_of_other_operations_have_their_own_bits(case, dtype, isa, threads, rng):
     inputs = case.inputs(rng, dtype)
-    names = list(inputs)[: 2 if case.op == "cross_entropy" else 1]
+    names = [name for name in inputs if name in ("x", "logits", "targets")]
     whole = case.call(inputs)[0]
     for b in (0, 6, 12):
         alone = case.call(inputs | {name: inputs[name][b : b + 1] for name in names})[0]

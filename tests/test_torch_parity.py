@@ -26,11 +26,22 @@ def torch_lstm(x, w_ih, w_hh, b_ih=None, b_hh=None, *, h_0=None, c_0=None):
     return y, h[0], c[0]
 
 
+def torch_additive(q, k, v, u, *, key_lengths=None, return_weights=False):
+    """The composition that one writes in PyTorch, with zeros for the rows that have no key."""
+    scores = torch.tanh(q[:, :, None] + k[:, None]) @ u
+    if key_lengths is not None:
+        scores = scores.masked_fill(torch.arange(k.shape[1]) >= torch.tensor(key_lengths)[:, None, None], -torch.inf)
+    weights = torch.softmax(scores, -1).nan_to_num(0.0)
+    return (weights @ v, weights) if return_weights else weights @ v
+
+
 def torch_function(case):
     """What computes the same in PyTorch, from the same arguments."""
     options = dict(case.options)
     if case.op == "lstm":
         return torch_lstm
+    if case.op == "additive_attention":
+        return lambda *arguments: torch_additive(*arguments, **options)
     if case.op in ("softmax", "log_softmax"):
         return lambda x: getattr(F, case.op)(x, dim=options.get("axis", -1))
     if case.op == "embedding":

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.call import Call, one, outputs, stepped
-from benchmarks.problems import Arrays, CrossEntropy, Matmul, Recurrent
+from benchmarks.problems import AdditiveAttention, Arrays, CrossEntropy, Matmul, Recurrent
 
 
 class JAX:
@@ -105,3 +105,23 @@ class JAX:
     def cross_entropy_training(self, problem: CrossEntropy) -> Call:
         run = self._compiled(self.jax.value_and_grad(self._loss), *problem.data)
         return Call(run, lambda: dict(zip(("loss", "dlogits"), map(np.asarray, run()), strict=True)))
+
+    def _additive(self, problem: AdditiveAttention) -> Callable[..., Any]:
+        jnp = self.jnp
+
+        def attend(q: Any, k: Any, v: Any, u: Any) -> Any:
+            scores = jnp.tanh(q[:, :, None] + k[:, None]) @ u
+            if problem.lengths is not None:
+                scores = jnp.where(jnp.arange(problem.Tk) < problem.lengths[:, None, None], scores, -jnp.inf)
+            return self.jax.nn.softmax(scores, -1) @ v
+        return attend
+
+    def additive_attention_inference(self, problem: AdditiveAttention) -> Call:
+        return one("y", self._compiled(self._additive(problem), *problem.data[:4]))
+
+    def additive_attention_training(self, problem: AdditiveAttention) -> Call:
+        def both(*arrays: Any) -> Any:
+            y, back = self.jax.vjp(self._additive(problem), *arrays[:4])
+            return y, *back(arrays[4])
+        run = self._compiled(both, *problem.data)
+        return Call(run, lambda: dict(zip(("y", "dq", "dk", "dv", "du"), map(np.asarray, run()), strict=True)))

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from benchmarks.peers import numpy_transformer
 from benchmarks.peers.call import Call, one, outputs, stepped
-from benchmarks.problems import Arrays, Attention, CrossEntropy, Matmul, Recurrent
+from benchmarks.problems import (
+    AdditiveAttention,
+    Arrays,
+    Attention,
+    CrossEntropy,
+    Decoder,
+    LayerNorm,
+    LinearCrossEntropy,
+    Matmul,
+    Recurrent,
+)
+from benchmarks.problems_transformer import EncoderLayer
 
 # Each cell's step: from the input's part p and the state's part q of its sums to h, c and what the way back needs; then back, from dh and dc to
 # dp, dq, and what reaches h and c of the step before past the product. Cells without c hand it through.
@@ -120,6 +133,18 @@ class NumPy:
 
     matmul_packed = matmul
 
+    def encoder_layer_inference(self, problem: EncoderLayer) -> Call:
+        layer, (x, _) = numpy_transformer.Layer(problem), problem.data
+        return one("y", lambda: layer.forward(x.reshape(-1, problem.E))[0].reshape(x.shape))
+
+    def encoder_layer_training(self, problem: EncoderLayer) -> Call:
+        layer, (x, dy) = numpy_transformer.Layer(problem), problem.data
+
+        def run() -> Arrays:
+            found = layer.both(x.reshape(-1, problem.E), dy.reshape(-1, problem.E))
+            return found | {name: found[name].reshape(x.shape) for name in ("y", "dx")}
+        return Call(run, run)
+
     def recurrent_inference(self, problem: Recurrent) -> Call:
         layer = _Layer(problem)
 
@@ -172,6 +197,18 @@ class NumPy:
             return {"y": y, "dq": ds @ k * scale, "dk": ds.swapaxes(2, 3) @ q * scale, "dv": dv}
         return Call(run, run)
 
+    @staticmethod
+    def _loss_and_dlogits(logits: np.ndarray, targets: np.ndarray) -> tuple[np.floating, np.ndarray]:
+        rows = np.arange(len(targets))
+        z = logits - logits.max(axis=1, keepdims=True)
+        e = np.exp(z)
+        s = e.sum(axis=1)
+        loss = (np.log(s) - z[rows, targets]).mean()
+        e /= s[:, None]
+        e[rows, targets] -= 1
+        e /= len(targets)
+        return loss, e
+
     def cross_entropy_inference(self, problem: CrossEntropy) -> Call:
         logits, targets = problem.data
         rows = np.arange(problem.N)
@@ -182,16 +219,90 @@ class NumPy:
         return one("loss", run)
 
     def cross_entropy_training(self, problem: CrossEntropy) -> Call:
-        logits, targets = problem.data
+        run = partial(self._loss_and_dlogits, *problem.data)
+        return Call(run, lambda: dict(zip(("loss", "dlogits"), map(np.asarray, run()), strict=True)))
+
+    def linear_cross_entropy_inference(self, problem: LinearCrossEntropy) -> Call:
+        x, weight, targets = problem.data
         rows = np.arange(problem.N)
 
-        def run() -> tuple[np.floating, np.ndarray]:
-            z = logits - logits.max(axis=1, keepdims=True)
-            e = np.exp(z)
-            s = e.sum(axis=1)
-            loss = (np.log(s) - z[rows, targets]).mean()
-            e /= s[:, None]
-            e[rows, targets] -= 1
-            e /= problem.N
-            return loss, e
-        return Call(run, lambda: dict(zip(("loss", "dlogits"), map(np.asarray, run()), strict=True)))
+        def run() -> np.floating:
+            z = x @ weight.T
+            z -= z.max(axis=1, keepdims=True)
+            return (np.log(np.exp(z).sum(axis=1)) - z[rows, targets]).mean()
+        return one("loss", run)
+
+    def linear_cross_entropy_training(self, problem: LinearCrossEntropy) -> Call:
+        x, weight, targets = problem.data
+
+        def run() -> tuple[np.floating, np.ndarray, np.ndarray]:
+            loss, dlogits = self._loss_and_dlogits(x @ weight.T, targets)
+            return loss, dlogits @ weight, dlogits.T @ x
+        return Call(run, lambda: dict(zip(("loss", "dx", "dweight"), map(np.asarray, run()), strict=True)))
+
+    @staticmethod
+    def _layer_norm(a: Arrays) -> tuple[np.ndarray, ...]:
+        """y, s, xhat and 1 / std."""
+        s = a["x"] + a["residual"] if "residual" in a else a["x"]
+        hat = s - s.mean(axis=1, keepdims=True)
+        rstd = 1 / np.sqrt((hat * hat).mean(axis=1, keepdims=True) + np.float32(1e-5))
+        hat *= rstd
+        return hat * a["weight"] + a["bias"], s, hat, rstd
+
+    def layer_norm_inference(self, problem: LayerNorm) -> Call:
+        run = partial(self._layer_norm, problem.data)
+        return Call(run, lambda: dict(zip("ys", run()[: 1 + problem.residual], strict=False)))
+
+    def layer_norm_training(self, problem: LayerNorm) -> Call:
+        a = problem.data
+
+        def run() -> Arrays:
+            y, s, hat, rstd = self._layer_norm(a)
+            d = a["dy"] * a["weight"]
+            dx = rstd * (d - d.mean(axis=1, keepdims=True) - hat * (d * hat).mean(axis=1, keepdims=True))
+            found = {"y": y, "dx": dx, "dweight": (a["dy"] * hat).sum(axis=0), "dbias": a["dy"].sum(axis=0)}
+            return found | ({"s": s, "dresidual": dx} if problem.residual else {})
+        return Call(run, run)
+
+    def _additive_weights(self, problem: AdditiveAttention) -> tuple[np.ndarray, np.ndarray]:
+        """All tanh (B, Tq, Tk, D), and the weights."""
+        q, k, _, u, _ = problem.data
+        t = np.tanh(q[:, :, None] + k[:, None])
+        scores = t @ u
+        if problem.lengths is not None:
+            scores[np.broadcast_to(np.arange(problem.Tk) >= problem.lengths[:, None, None], scores.shape)] = -np.inf
+        e = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        return t, e / e.sum(axis=-1, keepdims=True)
+
+    def additive_attention_inference(self, problem: AdditiveAttention) -> Call:
+        return one("y", lambda: self._additive_weights(problem)[1] @ problem.data[2])
+
+    def additive_attention_training(self, problem: AdditiveAttention) -> Call:
+        _, _, v, u, dy = problem.data
+
+        def run() -> Arrays:
+            t, w = self._additive_weights(problem)
+            dw = dy @ v.swapaxes(1, 2)
+            ds = w * (dw - (w * dw).sum(axis=-1, keepdims=True))
+            dx = ds[..., None] * (u * (1 - t * t))
+            du = ds.reshape(-1) @ t.reshape(-1, len(u))
+            return {"y": w @ v, "dq": dx.sum(axis=2), "dk": dx.sum(axis=1), "dv": w.swapaxes(1, 2) @ dy, "du": du}
+        return Call(run, run)
+
+    def attention_decoder_inference(self, problem: Decoder) -> Call:
+        (x, memory, _), w, cell, H = problem.data, problem.weights, _FORWARD[problem.cell], problem.H
+        w_x, w_c, w_hh = w["weight_ih"][:, :H].T.copy(), w["weight_ih"][:, H:].T.copy(), w["weight_hh"].T.copy()
+
+        def run() -> np.ndarray:
+            p, values = x @ w_x + w["bias_ih"], memory.swapaxes(0, 1).copy()
+            keys = values @ w["weight_key"].T + w["bias_key"]
+            h = c = np.zeros((problem.B, H), np.float32)
+            both = np.empty((problem.T, problem.B, 2 * H), np.float32)
+            for t in range(problem.T):
+                scores = np.tanh((h @ w["weight_query"].T)[:, None] + keys) @ w["weight_score"]
+                e = np.exp(scores - scores.max(axis=1, keepdims=True))
+                context = ((e / e.sum(axis=1, keepdims=True))[:, None] @ values)[:, 0]
+                h, c, _ = cell(p[t] + context @ w_c, h @ w_hh + w["bias_hh"], h, c)
+                both[t, :, :H], both[t, :, H:] = h, context
+            return np.tanh(both @ w["weight_out"].T + w["bias_out"])
+        return one("y", run)

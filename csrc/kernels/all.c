@@ -14,6 +14,8 @@
 #include "bias.c"
 #include "softmax.c"
 #include "cross_entropy.c"
+#include "additive_attention.c"
+#include "attention_decoder.c"
 #include "attention.c"
 #include "embedding.c"
 #include "optim.c"
@@ -94,6 +96,18 @@ const FSQ_FN(kernels) ALL_TABLE(FSQ_ISA) = {
     .log_softmax_backward = log_softmax_backward,
     .cross_entropy_forward = cross_entropy_forward,
     .cross_entropy_backward = cross_entropy_backward,
+    .additive_range = ADDITIVE_RANGE,
+    .additive_beyond = additive_beyond,
+    .additive_panel = additive_panel,
+    .additive_scores = additive_scores,
+    .additive_scores_far = additive_scores_far,
+    .additive_weights = additive_weights,
+    .additive_weights_backward = additive_weights_backward,
+    .additive_backward = additive_backward,
+    .additive_backward_far = additive_backward_far,
+    .decoder_backward_far = decoder_backward_far,
+    .decoder_backward_near = decoder_backward_near,
+    .decoder_near_gradients = decoder_near_gradients,
     .embedding_forward = embedding_forward,
     .embedding_backward = embedding_backward,
     .dropout = dropout,

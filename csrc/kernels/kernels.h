@@ -48,7 +48,8 @@ typedef struct {
     const recurrent_row *rows;
     ptrdiff_t n, I, H, P;
     const real *peepholes;                      /* (3, H) or NULL */
-    int relu, hoisted;                          /* the RNN's function; sums are given in place of x */
+    int relu, hoisted;                          /* the RNN's function; sums are given in place of x, */
+    int fed;                                    /* or, with this too, for x to be added to them */
     int fetch_ahead;                            /* the weights do not stay in L2: fetch the next block's while this one is at work */
     fsq_cell cell;                              /* of gated.c, and its biases (G H) */
     const real *starts;
@@ -117,8 +118,8 @@ typedef struct FSQ_FN(kernels) {
     void (*recurrent_forward_blocks[FSQ_MUT3 + 1])(const recurrent_step *s, const real *packed, ptrdiff_t from, ptrdiff_t to, int backwards);
     void (*recurrent_input_blocks[FSQ_MUT3 + 1])(real *sums, ptrdiff_t sums_row, const real *const *x, const real *packed, ptrdiff_t n,
                                                  ptrdiff_t I, ptrdiff_t P, ptrdiff_t from, ptrdiff_t to);
-    void (*recurrent_pack_blocks)(real *packed, const real *w_ih, const real *w_hh, const real *b_ih, const real *b_hh, int gates, int starts,
-                                  ptrdiff_t I, ptrdiff_t P, ptrdiff_t H, ptrdiff_t from, ptrdiff_t to);
+    void (*recurrent_pack_blocks)(real *packed, const real *w_ih, ptrdiff_t w_ih_row, const real *w_hh, const real *b_ih, const real *b_hh, int gates,
+                                  int starts, ptrdiff_t I, ptrdiff_t P, ptrdiff_t H, ptrdiff_t from, ptrdiff_t to);
     void (*recurrent_backward_units[FSQ_MUT3 + 1])(const recurrent_back *s, ptrdiff_t from, ptrdiff_t to);
     void (*recurrent_finish_units)(const recurrent_row *rows, const real *h, ptrdiff_t n, ptrdiff_t P, ptrdiff_t from, ptrdiff_t to);
     void (*recurrent_upstream_units)(real *dh, const recurrent_back_row *rows, ptrdiff_t n, ptrdiff_t P, ptrdiff_t from, ptrdiff_t to);
@@ -172,6 +173,25 @@ typedef struct FSQ_FN(kernels) {
                                   int64_t ignore_index, double smoothing);
     void (*cross_entropy_backward)(real *dlogits, const real *lse, const real *logits, const int64_t *targets, const real *dlosses,
                                    ptrdiff_t dlosses_step, ptrdiff_t rows, ptrdiff_t V, int64_t ignore_index, double smoothing);
+    /* ---- additive_attention.c: one row of the batch */
+    real additive_range;                        /* elements of q and k beyond are far */
+    void (*additive_beyond)(unsigned char *flags, const real *x, ptrdiff_t rows, ptrdiff_t D, real limit);
+    void (*additive_panel)(real *panel, ptrdiff_t stride, const real *x, const unsigned char *far, ptrdiff_t rows, ptrdiff_t D);
+    void (*additive_scores)(real *scores, ptrdiff_t scores_row, const real *q, ptrdiff_t q_stride, const real *k, ptrdiff_t k_stride, const real *u,
+                            ptrdiff_t Tq, ptrdiff_t Tk, ptrdiff_t D);
+    void (*additive_scores_far)(real *scores, const real *q, const real *k, const real *u, ptrdiff_t Tk, ptrdiff_t D);
+    void (*additive_weights)(real *w, const unsigned char *visible, const real *bias, ptrdiff_t mask_key, ptrdiff_t n, ptrdiff_t Tk);
+    void (*additive_weights_backward)(real *ds, const real *w, ptrdiff_t n, ptrdiff_t Tk);
+    void (*additive_backward)(real *dq, real *dk, real *du, real *column, const real *q, ptrdiff_t q_stride, const real *k, ptrdiff_t k_stride,
+                              const real *u, const real *ds, ptrdiff_t ds_row, ptrdiff_t Tq, ptrdiff_t Tk, ptrdiff_t D, ptrdiff_t from, ptrdiff_t to);
+    void (*additive_backward_far)(real *dq, real *dk, real *du, const real *q, const real *k, const real *u, const real *ds, ptrdiff_t Tk, ptrdiff_t D,
+                                  ptrdiff_t n, int add);
+    /* ---- attention_decoder.c: one query, S keys */
+    void (*decoder_backward_far)(real *dquery, real *dkeys, real *du, const real *dscores, const real *query, const real *keys, const real *u,
+                                 ptrdiff_t S, ptrdiff_t A);
+    void (*decoder_backward_near)(real *dquery, real *dkeys, real *du, const real *dscores, const real *query, const real *keys, ptrdiff_t stride,
+                                  const real *u, ptrdiff_t S, ptrdiff_t A);
+    void (*decoder_near_gradients)(real *dkeys, real *du, const real *panel, ptrdiff_t stride, const real *sums, const real *u, ptrdiff_t S, ptrdiff_t A);
     /* ---- embedding.c: backward for a part of the rows and columns of dweight */
     void (*embedding_forward)(real *y, const int64_t *ids, const real *weight, ptrdiff_t n, ptrdiff_t D);
     void (*embedding_backward)(real *dweight, const real *dy, const int64_t *ids, ptrdiff_t n, ptrdiff_t D, int64_t padding_idx,

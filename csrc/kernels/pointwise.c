@@ -10,13 +10,15 @@ enum { pointwise_gelu_most = 40 };                          /* beyond, gelu_tanh
 
 FSQ_INLINE vreal pointwise_clamped(vreal x) { return vmin(vset1(pointwise_gelu_most), vmax(vset1(-pointwise_gelu_most), x)); }
 
-/* sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)), which stands for Phi(x). */
-FSQ_INLINE vreal pointwise_tanh_phi(vreal x) {
-    return vsigmoid(vmul(x, vfma(vmul(x, x), vset1((real)0.0713548162726009), vset1((real)1.59576912160573071))));
+/* 2 sqrt(2 / pi) (x + 0.044715 x^3), whose sigmoid stands for Phi(x). */
+FSQ_INLINE vreal pointwise_tanh_argument(vreal x) {
+    return vmul(x, vfma(vmul(x, x), vset1((real)0.0713548162726002488), vset1((real)1.59576912160573071)));
 }
 
 /* The lower limit keeps -infinity from 0 times infinity. */
-FSQ_INLINE vreal pointwise_gelu_tanh(vreal x) { return vmul(vmax(vset1(-pointwise_gelu_most), x), pointwise_tanh_phi(pointwise_clamped(x))); }
+FSQ_INLINE vreal pointwise_gelu_tanh(vreal x) {
+    return vmul(vmax(vset1(-pointwise_gelu_most), x), vsigmoid(pointwise_tanh_argument(pointwise_clamped(x))));
+}
 
 #define POINTWISE_FORWARD(name, f)                                                                                                 \
     static void name(real *y, const real *x, ptrdiff_t n) {                                                                        \
@@ -51,11 +53,12 @@ FSQ_INLINE vreal pointwise_d_gelu(vreal s, vreal dy) {
     vreal a = vmin(vset1(VMATH_MILLS_MAX), vabs(s)), e = vmath_gauss(a), tail = vmath_mills(a), density = vmul(a, vset1((real)0.398942280401432678));
     return vmul(dy, vselect(vlt(s, vzero()), vmul(e, vsub(tail, density)), vfma(e, vsub(density, tail), vset1(1))));
 }
-/* p + x p (1 - p) d(2 sqrt(2 / pi) (x + 0.044715 x^3))/dx */
+/* p + x p (1 - p) t', p = sigmoid(t); 1 - p is made of exp(-|t|), for it is small where t is large. */
 FSQ_INLINE vreal pointwise_d_gelu_tanh(vreal s, vreal dy) {
-    vreal x = pointwise_clamped(s), p = pointwise_tanh_phi(x);
-    vreal slope = vfma(vmul(x, x), vset1((real)0.214064448817802699), vset1((real)1.59576912160573071));
-    return vmul(dy, vfma(vmul(x, slope), vmul(p, vsub(vset1(1), p)), p));
+    vreal x = pointwise_clamped(s), t = pointwise_tanh_argument(x);
+    vreal e = vexp_down(vneg(vabs(t))), greater = vdiv(vset1(1), vadd(vset1(1), e)), less = vmul(e, greater);
+    vreal slope = vfma(vmul(x, x), vset1((real)0.214064448817800746), vset1((real)1.59576912160573071));
+    return vmul(dy, vfma(vmul(x, slope), vmul(less, greater), vselect(vlt(t, vzero()), less, greater)));
 }
 
 #define POINTWISE_BACKWARD(name, f)                                                                                                \

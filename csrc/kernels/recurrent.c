@@ -115,7 +115,7 @@ FSQ_INLINE void recurrent_tile(const int cell, const int rows, const int blocks,
             acc[r * vecs + v] = vload(s->hoisted ? row[r].sums + unit * gates + v * VL : starts + v / gates * panel_size + v % gates * VL);
     panel += CELL_STARTS(cell) * VL;
 #pragma GCC unroll 1
-    for (int part = s->hoisted != 0; part < 2; part++) {    /* x, then h: one loop, so that the sums keep their registers */
+    for (int part = s->hoisted && !s->fed; part < 2; part++) {    /* x, then h: one loop, so that the sums keep their registers */
         const real *in[8], *from = panel + (part ? s->I * gates * VL : 0);
         ptrdiff_t K = part ? s->P : s->I;
 #pragma GCC unroll 8
@@ -253,26 +253,27 @@ static void gru_input_blocks(real *sums, ptrdiff_t sums_row, const real *const *
 
 /* ---------------------------------------------------------------- packing */
 
-/* One gate's K panel rows, `row` reals apart, from its VL rows of a weight matrix w (units x K); units < VL are padded with 0. */
-FSQ_INLINE void recurrent_pack_gate(real *panel, ptrdiff_t row, const real *w, ptrdiff_t units, ptrdiff_t K) {
+/* One gate's K panel rows, `row` reals apart, from its VL rows of a weight matrix w (units x K, rows w_row apart); units < VL are padded
+ * with 0. */
+FSQ_INLINE void recurrent_pack_gate(real *panel, ptrdiff_t row, const real *w, ptrdiff_t w_row, ptrdiff_t units, ptrdiff_t K) {
     ptrdiff_t k = 0;
     if (units == VL)
         for (; k + VL <= K; k += VL) {
             vreal square[VL];
 #pragma GCC unroll 16
-            for (int i = 0; i < VL; i++) square[i] = vload(w + i * K + k);
+            for (int i = 0; i < VL; i++) square[i] = vload(w + i * w_row + k);
             vtranspose(square);
 #pragma GCC unroll 16
             for (int i = 0; i < VL; i++) vstore(panel + (k + i) * row, square[i]);
         }
     for (; k < K; k++)
-        for (ptrdiff_t u = 0; u < VL; u++) panel[k * row + u] = u < units ? w[u * K + k] : 0;
+        for (ptrdiff_t u = 0; u < VL; u++) panel[k * row + u] = u < units ? w[u * w_row + k] : 0;
 }
 
-/* The panels of unit blocks [from, to); `starts` vectors at the beginning of each: one more than `gates` for the GRU, whose last gate's
+/* The panels of unit blocks [from, to), of I columns of w_ih, whose rows lie w_ih_row apart; `starts` vectors at the beginning of each: one more than `gates` for the GRU, whose last gate's
  * biases are not added to each other. */
-static void recurrent_pack_blocks(real *packed, const real *w_ih, const real *w_hh, const real *b_ih, const real *b_hh, int gates, int starts,
-                                  ptrdiff_t I, ptrdiff_t P, ptrdiff_t H, ptrdiff_t from, ptrdiff_t to) {
+static void recurrent_pack_blocks(real *packed, const real *w_ih, ptrdiff_t w_ih_row, const real *w_hh, const real *b_ih, const real *b_hh, int gates,
+                                  int starts, ptrdiff_t I, ptrdiff_t P, ptrdiff_t H, ptrdiff_t from, ptrdiff_t to) {
     for (ptrdiff_t block = from; block < to; block++) {
         real *panel = packed + block * (starts + (I + P) * gates) * VL;
         ptrdiff_t unit = block * VL, units = H - unit < VL ? H - unit : VL;
@@ -284,8 +285,8 @@ static void recurrent_pack_blocks(real *packed, const real *w_ih, const real *w_
                 panel[gate * VL + u] = apart ? in : in + recurrent;
                 if (apart) panel[starts * VL - VL + u] = recurrent;
             }
-            recurrent_pack_gate(panel + (starts + gate) * VL, gates * VL, w_ih + first * I, units, I);
-            recurrent_pack_gate(panel + (starts + I * gates + gate) * VL, gates * VL, w_hh + first * P, units, P);
+            recurrent_pack_gate(panel + (starts + gate) * VL, gates * VL, w_ih + first * w_ih_row, w_ih_row, units, I);
+            recurrent_pack_gate(panel + (starts + I * gates + gate) * VL, gates * VL, w_hh + first * P, P, units, P);
         }
     }
 }

@@ -3,6 +3,7 @@
 
 #include "tables.c"
 
+#include "additive_attention.c"
 #include "bias.c"
 #include "cross_entropy.c"
 #include "dropout.c"
@@ -12,6 +13,7 @@
 #include "attention.c"
 #include "linear_cross_entropy.c"
 #include "recurrent.c"
+#include "attention_decoder.c"
 #include "optim.c"
 #include "pointwise.c"
 #include "softmax.c"

@@ -58,8 +58,8 @@ static void pack_body(const fsq_team *team, void *context) {
     ptrdiff_t from, to;
     fsq_share(team, (c->H + k->lanes - 1) / k->lanes, 1, &from, &to);
     if (call_tiled(c))
-        k->recurrent_pack_blocks(a->packed, a->weights->w_ih, a->weights->w_hh, a->weights->b_ih, a->weights->b_hh, (int)call_gates(c), tile_starts(c),
-                                 c->I, c->P, c->H, from, to);
+        k->recurrent_pack_blocks(a->packed, a->weights->w_ih, c->I, a->weights->w_hh, a->weights->b_ih, a->weights->b_hh, (int)call_gates(c),
+                                 tile_starts(c), c->I, c->P, c->H, from, to);
     else pack_staged(team, a, &at);
     if (call_projects(c)) pack_panels(team, a->packed + at.w_hr, a->weights->w_hr, c->P, c->H);
 }

@@ -10,7 +10,8 @@
  *   load and store  vload vstore (no alignment needed), vload_n vstore_n (the first n lanes, 0 <= n <= VL; the others
  *                   read as zero and are not written), vset1 vzero
  *   arithmetic      vadd vsub vmul vdiv vsqrt vneg vabs; vfma(a, b, c) = a b + c, vfnma(a, b, c) = c - a b, both with one
- *                   rounding where FSQ_HAS_FMA is 1 and with two where it is 0
+ *                   rounding where FSQ_HAS_FMA is 1 and with two where it is 0; where FSQ_HAS_RECIPROCAL is 1,
+ *                   vreciprocal(a) is near 1 / a for 1 <= a < 2^126 (2^1022): half the bits or a few less, for Newton's step
  *   vmin, vmax      a < b ? a : b and a > b ? a : b: a NaN in either operand gives b
  *   comparisons     vlt vle vgt vge veq (false on NaN), visnan; vand_m vor_m vany; vselect(m, a, b) = m ? a : b
  *   integers        vbits and vfrombits reinterpret; vi_add vi_sub vi_and vi_or vi_xor vi_set1, vi_shl vi_shr (logical)

@@ -41,6 +41,12 @@ FSQ_INLINE vreal vadd(vreal a, vreal b) { return VR(add)(a, b); }
 FSQ_INLINE vreal vsub(vreal a, vreal b) { return VR(sub)(a, b); }
 FSQ_INLINE vreal vmul(vreal a, vreal b) { return VR(mul)(a, b); }
 FSQ_INLINE vreal vdiv(vreal a, vreal b) { return VR(div)(a, b); }
+#if defined FSQ_F32
+#define FSQ_HAS_RECIPROCAL 1                                /* 11 bits */
+FSQ_INLINE vreal vreciprocal(vreal a) { return _mm256_rcp_ps(a); }
+#else
+#define FSQ_HAS_RECIPROCAL 0
+#endif
 FSQ_INLINE vreal vsqrt(vreal a) { return VR(sqrt)(a); }
 FSQ_INLINE vreal vfma(vreal a, vreal b, vreal c) { return VR(fmadd)(a, b, c); }
 FSQ_INLINE vreal vfnma(vreal a, vreal b, vreal c) { return VR(fnmadd)(a, b, c); }

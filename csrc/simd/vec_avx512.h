@@ -37,6 +37,12 @@ FSQ_INLINE vreal vadd(vreal a, vreal b) { return VR(add)(a, b); }
 FSQ_INLINE vreal vsub(vreal a, vreal b) { return VR(sub)(a, b); }
 FSQ_INLINE vreal vmul(vreal a, vreal b) { return VR(mul)(a, b); }
 FSQ_INLINE vreal vdiv(vreal a, vreal b) { return VR(div)(a, b); }
+/* 14 bits, in float64 doubled by a step of Newton's. */
+#define FSQ_HAS_RECIPROCAL 1
+FSQ_INLINE vreal vreciprocal(vreal a) {
+    vreal r = VR(rcp14)(a);
+    return sizeof(real) == 4 ? r : VR(mul)(r, VR(fnmadd)(a, r, vset1(2)));
+}
 FSQ_INLINE vreal vsqrt(vreal a) { return VR(sqrt)(a); }
 FSQ_INLINE vreal vfma(vreal a, vreal b, vreal c) { return VR(fmadd)(a, b, c); }
 FSQ_INLINE vreal vfnma(vreal a, vreal b, vreal c) { return VR(fnmadd)(a, b, c); }

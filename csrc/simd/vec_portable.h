@@ -12,6 +12,8 @@
 #endif
 #endif
 
+#define FSQ_HAS_RECIPROCAL 0
+
 #if defined FSQ_F32
 #define VL 4
 typedef int32_t real_int;

@@ -50,7 +50,7 @@ enum { vmath_mantissa = 52, vmath_bias = 1023, vmath_raise = 54, vmath_lift = 51
 #define VMATH_ERF_ONE 6.0                                   /* from 5.93 on */
 #define VMATH_MILLS_POLE 6.0
 #define VMATH_MILLS_MAX 39.0                                /* from 38.6 on */
-#define VMATH_UPPER_HALF ((int64_t)-1 << 27)                /* 26 of 53 bits */
+#define VMATH_UPPER_HALF (-((int64_t)1 << 27))               /* 26 of 53 bits */
 #define VMATH_SQRT_HALF 0x1.6a09e667f3bcdp-1
 #define VMATH_LEAST_NORMAL 0x1p-1022
 #define VMATH_TWO_RAISE 0x1p54

@@ -14,6 +14,7 @@ import numpy as np
 
 from fastseq import _core
 from fastseq.backends.attention import AttentionOptions
+from fastseq.backends.attention_decoder import DecoderWeights
 from fastseq.backends.recurrent import Noise, Weights
 
 Array = np.ndarray
@@ -173,6 +174,23 @@ def layer_norm_backward(
     return _core.layer_norm_backward(dy, ds, s, mean, rstd, weight, need_dx, need_dweight, need_dbias)
 
 
+# ---------------------------------------------------------------- additive attention
+
+
+def additive_attention_forward(
+    q: Array, k: Array, v: Array, u: Array, *, mask: Array | None = None, key_lengths: Array | None = None, need_weights: bool = False
+) -> tuple[Array, Array | None]:
+    """y (B, Tq, Dv) and, where asked for, the weights (B, Tq, Tk)."""
+    return _core.additive_attention_forward(q, k, v, u, mask, key_lengths, need_weights)
+
+
+def additive_attention_backward(
+    q: Array, k: Array, v: Array, u: Array, weights: Array, dy: Array | None, *, key_lengths: Array | None = None, dweights: Array | None = None
+) -> tuple[Array, Array, Array, Array, Array]:
+    """dq, dk, dv, du and dL/d(scores + mask)."""
+    return _core.additive_attention_backward(q, k, v, u, weights, dy, dweights, key_lengths)
+
+
 # ---------------------------------------------------------------- embedding
 
 
@@ -294,6 +312,38 @@ def recurrent_stack(
 def recurrent_stream(layers: tuple[Any, ...], *, batch_size: int, zoneout: tuple[float, float] = (0.0, 0.0)) -> Any:
     """A stream with zero state: `step`, `state`, `reset`, `load`."""
     return _core.RecurrentStream(layers, batch_size, zoneout)
+
+
+# ---------------------------------------------------------------- attention decoder
+
+
+def attention_decoder_pack(cell: str, weights: DecoderWeights, *, packed: Any = None) -> Any:
+    """A decoder as the other functions take it; `packed` itself, from an earlier call, where no number has changed."""
+    return _core.attention_decoder_pack(cell, weights, packed)
+
+
+def attention_decoder_forward(
+    x: Array,
+    keys: Array | None,
+    memory: Array,
+    h_0: Array | None,
+    c_0: Array | None,
+    packed: Any,
+    *,
+    scale: float = 1.0,
+    lengths: Array | None = None,
+    memory_lengths: Array | None = None,
+    training: bool = False,
+) -> tuple[Array, Array, Array | None, Array, Any]:
+    """Outputs (T, B, H), the last h and c, attention weights (T, B, S), and, in training, what backward needs."""
+    return _core.attention_decoder_forward(x, keys, memory, h_0, c_0, packed, scale, lengths, memory_lengths, training)
+
+
+def attention_decoder_backward(
+    cache: Any, doutputs: Array | None, dh_n: Array | None, dc_n: Array | None, dweights: Array | None
+) -> dict[str, Any]:
+    """Backpropagation through time: dx, dkeys (None without keys), dmemory, dh_0, dc_0 and weights (`DecoderWeights`)."""
+    return _core.attention_decoder_backward(cache, doutputs, dh_n, dc_n, dweights)
 
 
 # ---------------------------------------------------------------- pickles

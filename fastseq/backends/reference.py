@@ -4,7 +4,8 @@ It computes in the dtype that it is given; the tests differentiate it numericall
 Its functions have the signatures of `cpu.py`: arrays are validated, inputs are never changed, results are new arrays.
 x_t, h_t, c_t are rows of a batch here, so W x is written x W^T. In each backward function the forward line that is
 differentiated stands above the lines that do it. The recurrent cells are in `reference_recurrent.py`, attention is in
-`reference_attention.py`, softmax and its losses are in `reference_softmax.py`, layer norm is in `reference_norm.py`.
+`reference_attention.py` and `reference_additive.py`, softmax and its losses are in `reference_softmax.py`, layer norm is in `reference_norm.py`,
+the attention decoder is in `reference_decoder.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ import numpy as np
 
 from fastseq.backends import reference_recurrent
 from fastseq.backends.recurrent import Noise, Weights, gates_of
+from fastseq.backends.reference_additive import additive_attention_backward, additive_attention_forward  # noqa: F401
 from fastseq.backends.reference_attention import attention_backward, attention_forward  # noqa: F401
+from fastseq.backends.reference_decoder import (  # noqa: F401
+    attention_decoder_backward,
+    attention_decoder_forward,
+    attention_decoder_pack,
+)
 from fastseq.backends.reference_norm import layer_norm_backward, layer_norm_forward  # noqa: F401
 from fastseq.backends.reference_philox import philox as _philox
 from fastseq.backends.reference_softmax import (  # noqa: F401

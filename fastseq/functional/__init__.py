@@ -4,12 +4,24 @@ One file per operation. Each validates, calls the backend of its arrays, and rec
 the forward one. Nothing here converts a dtype: float32 with float64 raises, and only Python numbers adapt.
 """
 
+from fastseq.functional.additive_attention import (
+    additive_attention,
+    additive_attention_backward,
+    additive_attention_forward,
+)
 from fastseq.functional.arithmetic import add, div, mul, neg, pow, sub
 from fastseq.functional.attention import (
     scaled_dot_product_attention,
     scaled_dot_product_attention_backward,
     scaled_dot_product_attention_forward,
     self_attention,
+)
+from fastseq.functional.attention_decoder import (
+    DecoderMemory,
+    attention_decoder,
+    attention_decoder_backward,
+    attention_decoder_forward,
+    decoder_memory,
 )
 from fastseq.functional.cross_entropy import cross_entropy
 from fastseq.functional.dropout import dropout
@@ -29,14 +41,23 @@ from fastseq.functional.pointwise import erf, exp, gelu, log, relu, sigmoid, tan
 from fastseq.functional.recurrent import Noise
 from fastseq.functional.reduce import max, mean, sum
 from fastseq.functional.rnn import rnn, rnn_backward, rnn_forward
-from fastseq.functional.shape import concatenate, reshape, stack, swapaxes, transpose, where
+from fastseq.functional.rotary import rotary_embedding
+from fastseq.functional.shape import concatenate, reshape, split, stack, swapaxes, transpose, where
 from fastseq.functional.softmax import log_softmax, softmax
 
 __all__ = [
+    "DecoderMemory",
     "Noise",
     "add",
+    "additive_attention",
+    "additive_attention_backward",
+    "additive_attention_forward",
+    "attention_decoder",
+    "attention_decoder_backward",
+    "attention_decoder_forward",
     "concatenate",
     "cross_entropy",
+    "decoder_memory",
     "div",
     "dropout",
     "embedding",
@@ -74,12 +95,14 @@ __all__ = [
     "rnn",
     "rnn_backward",
     "rnn_forward",
+    "rotary_embedding",
     "scaled_dot_product_attention",
     "scaled_dot_product_attention_backward",
     "scaled_dot_product_attention_forward",
     "self_attention",
     "sigmoid",
     "softmax",
+    "split",
     "stack",
     "sub",
     "sum",

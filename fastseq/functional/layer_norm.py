@@ -58,7 +58,8 @@ def layer_norm(
         _check.shape("residual", r, values.shape)
     backend = backend_of(values)
     y, s, mean, rstd = backend.layer_norm_forward(values, r, w, b, eps=eps)
-    needs = {"need_dx": _check.wants(x) or _check.wants(residual), "need_dweight": _check.wants(weight), "need_dbias": _check.wants(bias)}
+    need_x, need_residual = _check.wants(x), _check.wants(residual)
+    needs = {"need_dx": need_x or need_residual, "need_dweight": _check.wants(weight), "need_dbias": _check.wants(bias)}
 
     def backward(dy: Array | None, ds: Array | None = None) -> tuple[Array | None, ...]:
         dweight = dbias = None
@@ -67,8 +68,10 @@ def layer_norm(
         else:
             # y = weight (s - mean) rstd + bias
             dx, dweight, dbias = backend.layer_norm_backward(dy, ds, s, mean, rstd, w, **needs)
-        # s = x + residual; views, because both inputs get the same array
-        return (*((None, None) if dx is None else (dx[...], dx[...])), dweight, dbias)
+        # s = x + residual
+        if need_x and need_residual and dx is not None:
+            dx = dx[...]  # a view: both inputs get the same array
+        return dx if need_x else None, dx if need_residual else None, dweight, dbias
 
     inputs = (x, residual, weight, bias)
     if residual is None:

@@ -1,13 +1,14 @@
-"""Views and joins: reshape, transpose, swapaxes, indexing, concatenate, stack, where."""
+"""Views and joins: reshape, transpose, swapaxes, indexing, split, concatenate, stack, where."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from fastseq.autograd import Array, ArrayOrTensor, Tensor, result
+from fastseq.autograd import Array, ArrayOrTensor, Tensor, is_recording, record, result
 from fastseq.functional import _check
 
 
@@ -131,6 +132,52 @@ def _iterate(x: Tensor) -> Iterator[ArrayOrTensor]:
     """The rows of x, one after the other."""
     for k in range(len(x)):
         yield x[k]  # type: ignore[index]
+
+
+def split(x: ArrayOrTensor, sizes: Sequence[int], axis: int = 0) -> tuple[ArrayOrTensor, ...]:
+    """X cut into parts of these sizes along an axis; each part is a view.
+
+    Parameters
+    ----------
+    x : ndarray or Tensor
+    sizes : sequence of int
+        Their sum is x's size on that axis.
+    axis : int
+
+    Returns
+    -------
+    tuple of ndarray or Tensor
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the sizes do not add up, or x has no such axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastseq as fs
+    >>> fs.functional.split(np.arange(5), [2, 3])
+    (array([0, 1]), array([2, 3, 4]))
+    """
+    values = _check.array("x", x)
+    axis = _check.axis("axis", axis, values.ndim)
+    whole = values.shape[axis]
+    sizes = [_check.integer(f"sizes[{k}]", n, 0, whole + 1) for k, n in enumerate(sizes)]
+    if sum(sizes) != whole:
+        raise ValueError(f"sizes: expected sizes that add up to {whole}, got {sizes}")
+    before, ends = (slice(None),) * axis, list(itertools.accumulate(sizes))
+    parts = [values[(*before, slice(end - n, end))] for n, end in zip(sizes, ends, strict=True)]
+    if not isinstance(x, Tensor):
+        return tuple(parts)
+    if not is_recording(x):
+        return tuple([Tensor(part) for part in parts])
+
+    def backward(*gradients: Array | None) -> tuple[Array]:
+        known = [np.zeros_like(p) if g is None else g for g, p in zip(gradients, parts, strict=True)]
+        return (np.concatenate(known, axis=axis),)
+
+    return record(parts, (x,), backward, "split")
 
 
 def _joined(name: str, tensors: Sequence[ArrayOrTensor]) -> list[Array]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from fastseq.nn._inputs import checked_elements
@@ -13,10 +15,15 @@ def uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float, dtyp
     return rng.uniform(-bound, bound, shape).astype(dtype)
 
 
-def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Standard normal: PyTorch's start of embeddings."""
+def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Uniform with variance 2 / (inputs + outputs): PyTorch's start of attention's projections (Glorot & Bengio 2010)."""
+    return uniform(rng, shape, (6 / ((shape[0] + shape[1]) * math.prod(shape[2:]))) ** 0.5, dtype)
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype, deviation: float = 1.0) -> np.ndarray:
+    """Normal with mean 0: PyTorch's start of embeddings with deviation 1."""
     checked_elements("sizes", *shape)
-    return rng.standard_normal(shape).astype(dtype)
+    return (rng.standard_normal(shape) * deviation).astype(dtype)
 
 
 def recurrent(

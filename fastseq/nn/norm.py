@@ -8,6 +8,7 @@ import numpy as np
 
 from fastseq import functional
 from fastseq.autograd import Tensor
+from fastseq.functional import _check
 from fastseq.nn._inputs import checked_dtype, checked_elements, checked_size, real_input
 from fastseq.nn.module import Module, Parameter
 
@@ -23,7 +24,7 @@ class _OverLastAxis(Module):
             raise ValueError(f"normalized_shape: expected one size, that of the last axis, got {normalized_shape!r}")
         self.normalized_shape = (checked_size("normalized_shape", shape[0]),)
         checked_elements("normalized_shape", *self.normalized_shape)
-        self.eps = eps
+        self.eps = _check.not_negative("eps", eps)
         self.elementwise_affine = bool(elementwise_affine)
         self.dtype = dtype
         self.weight = Parameter(np.ones(self.normalized_shape, dtype)) if elementwise_affine else None

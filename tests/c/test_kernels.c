@@ -56,6 +56,8 @@ void test_ops_f32(void);
 void test_ops_f64(void);
 void test_matmul_f32(void);
 void test_matmul_f64(void);
+void test_attention_f32(void);
+void test_attention_f64(void);
 void test_recurrent_f32(void);
 void test_recurrent_f64(void);
 
@@ -72,6 +74,8 @@ int main(void) {
             test_ops_f64();
             test_matmul_f32();
             test_matmul_f64();
+            test_attention_f32();
+            test_attention_f64();
             test_recurrent_f32();
             test_recurrent_f64();
             check_free_all();
