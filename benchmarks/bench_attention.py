@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.problems import Attention
+from benchmarks.problems_transformer import Attention
 
 # B, heads, T, D: a batch of sentences, texts, long texts.
 SIZES = ((8, 8, 128, 64), (1, 8, 512, 64), (4, 8, 512, 64), (1, 4, 2048, 64), (2, 8, 512, 128))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from benchmarks import memory
-from benchmarks.problems import Attention
+from benchmarks.problems_transformer import Attention
 
 B, HEADS, D = 1, 2, 64
 

@@ -110,7 +110,7 @@ def _measure_layer(arguments: argparse.Namespace) -> int:
 
 def _measure_attention(arguments: argparse.Namespace) -> int:
     from benchmarks import peers
-    from benchmarks.problems import Attention
+    from benchmarks.problems_transformer import Attention
 
     library = peers.IMPLEMENTATIONS[arguments.implementation](arguments.threads)
     few, all_of_them = (Attention("training", arguments.batch, arguments.heads, T, T, arguments.hidden) for T in (16, arguments.steps))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from benchmarks import machine, memory, peers, table
-from benchmarks.problems import AdditiveAttention, Attention, CrossEntropy, Decoder, Matmul, Recurrent, WrongAnswerError, verify
-from benchmarks.problems_transformer import EncoderLayer
+from benchmarks.problems import AdditiveAttention, CrossEntropy, Decoder, Matmul, Recurrent, WrongAnswerError, verify
+from benchmarks.problems_transformer import Attention, EncoderLayer
 
 PROBLEMS = [Matmul(3, 5, 4), Matmul(3, 5, 4, packed=True), CrossEntropy("inference", 5, 7), CrossEntropy("training", 5, 7),
             *(Attention(mode, 2, 3, 5, 5, 4, causal) for mode in ("inference", "training") for causal in (False, True)), Attention("inference", 2, 3, 1, 5, 4),

@@ -11,7 +11,6 @@ from benchmarks.peers.call import Call, one, outputs, stepped
 from benchmarks.problems import (
     AdditiveAttention,
     Arrays,
-    Attention,
     CrossEntropy,
     Decoder,
     Gelu,
@@ -20,7 +19,7 @@ from benchmarks.problems import (
     Matmul,
     Recurrent,
 )
-from benchmarks.problems_transformer import EncoderLayer
+from benchmarks.problems_transformer import Attention, EncoderLayer
 
 
 def inference(layer: Any, x: np.ndarray, **options: Any) -> Call:

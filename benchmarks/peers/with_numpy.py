@@ -12,7 +12,6 @@ from benchmarks.peers.call import Call, one, outputs, stepped
 from benchmarks.problems import (
     AdditiveAttention,
     Arrays,
-    Attention,
     CrossEntropy,
     Decoder,
     LayerNorm,
@@ -20,7 +19,7 @@ from benchmarks.problems import (
     Matmul,
     Recurrent,
 )
-from benchmarks.problems_transformer import EncoderLayer
+from benchmarks.problems_transformer import Attention, EncoderLayer
 
 # Each cell's step: from the input's part p and the state's part q of its sums to h, c and what the way back needs; then back, from dh and dc to
 # dp, dq, and what reaches h and c of the step before past the product. Cells without c hand it through.

@@ -10,7 +10,6 @@ from benchmarks.peers.call import Call, one, outputs, stepped
 from benchmarks.problems import (
     AdditiveAttention,
     Arrays,
-    Attention,
     CrossEntropy,
     Decoder,
     Gelu,
@@ -19,7 +18,7 @@ from benchmarks.problems import (
     Matmul,
     Recurrent,
 )
-from benchmarks.problems_transformer import EncoderLayer
+from benchmarks.problems_transformer import Attention, EncoderLayer
 
 
 class PyTorch:
