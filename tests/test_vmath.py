@@ -12,7 +12,7 @@ import pytest
 from fastseq.backends import cpu
 
 #: Greatest error in ulp: with fused multiply-adds, and float32 without them. float64 has one bound.
-ULP32 = {"exp": (2, 2), "log": (2, 2), "tanh": (3, 4), "sigmoid": (3, 4), "erf": (3, 3), "gelu": (5, 6)}
+ULP32 = {"exp": (2, 2), "log": (2, 2), "tanh": (3, 4), "sigmoid": (3, 4), "erf": (3, 3), "gelu": (6, 6)}
 ULP64 = {"exp": 2, "log": 2, "tanh": 4, "sigmoid": 4, "erf": 4, "gelu": 6}
 FUNCTIONS = tuple(ULP32)
 

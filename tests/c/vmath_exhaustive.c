@@ -1,6 +1,6 @@
 /* vmath_exhaustive.c - exp, log, tanh, sigmoid, erf and GELU in float32 on every instruction set of this machine against libm in double, over
  * all 2^32 inputs, or over each `step`-th and all around the powers of two:
- *     vmath_exhaustive [step [threads]]       about 5 minutes with step 1 on 2 threads
+ *     vmath_exhaustive [step [threads]]       about 10 minutes with step 1 on 2 threads
  * Fails where an error is above the numbers of csrc/simd/vmath.h, or a NaN, infinity or sign of zero is wrong. The double reference is
  * within 2 of its own ulp, 2^-28 of a float's. */
 #define FSQ_F32
@@ -16,7 +16,7 @@
 enum { BLOCK = 1 << 12, FUNCTIONS = 6 };
 static const struct { const char *name; fsq_function function; double ulp_fma, ulp; } contract[FUNCTIONS] = {
     {"exp", FSQ_EXP, 2, 2}, {"log", FSQ_LOG, 2, 2}, {"tanh", FSQ_TANH, 3, 4}, {"sigmoid", FSQ_SIGMOID, 3, 4},
-    {"erf", FSQ_ERF, 3, 3}, {"gelu", FSQ_GELU, 5, 6}};
+    {"erf", FSQ_ERF, 3, 3}, {"gelu", FSQ_GELU, 6, 6}};
 
 typedef struct { double ulp; float at; long wrong; float wrong_at; } worst;
 typedef struct { uint64_t first, end, step; worst found[FUNCTIONS][FSQ_ISA_COUNT]; } part;
