@@ -82,7 +82,7 @@ def test_the_table_of_memory_as_a_size_doubles():
 @pytest.mark.skipif(not memory.can_measure(), reason="only Linux tells a process's peak memory since a moment")
 def test_memory_of_attention_grows_as_the_text_and_no_faster():
     peaks = {name: [memory.attention_peak_bytes(name, T=T, B=1, heads=1, D=64, threads=1) for T in (1024, 4096)] for name in ("fastseq", "numpy")}
-    assert peaks["fastseq"][1] < 6 * peaks["fastseq"][0]
+    assert peaks["fastseq"][1] < 7 * peaks["fastseq"][0]
     assert peaks["numpy"][1] > 10 * peaks["numpy"][0]
 
 
