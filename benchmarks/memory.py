@@ -1,6 +1,8 @@
-"""The memory that one training step of a recurrent layer takes, seen from outside: the most that the process held, less what it held before.
+"""The memory that one training step of a recurrent layer or of attention takes, seen from outside: the most that the process held, less
+what it held before.
 
     python -m benchmarks.memory LSTM --steps 2000 --batch 16 --inputs 128 --hidden 256 --checkpoint-every 45
+    python -m benchmarks.memory attention --implementation numpy --steps 4096 --batch 1 --heads 2 --hidden 64
 
 Asked in a process of its own, for Linux's `VmHWM` is the most since /proc/self/clear_refs was written to, whoever allocated it: NumPy,
 the C library or a thread's scratch. Memory that is freed goes back at once (`MALLOC_MMAP_THRESHOLD_`), so nothing is hidden in a heap.
@@ -13,7 +15,9 @@ import functools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 PROC = Path("/proc/self")
 
@@ -37,10 +41,33 @@ def peak_bytes(cell: str, *, T: int, B: int, I: int, H: int, checkpoint_every: i
     int
     """
     options = {"steps": T, "batch": B, "inputs": I, "hidden": H, "threads": threads}
+    return _ask(cell, options | ({"checkpoint-every": checkpoint_every} if checkpoint_every else {}))
+
+
+@functools.cache
+def attention_peak_bytes(implementation: str, *, T: int, B: int, heads: int, D: int, threads: int) -> int:
+    """What forward and backward take beside q, k, v and dy: the record, scratch, y and the three gradients.
+
+    Parameters
+    ----------
+    implementation : str
+        One of `benchmarks.peers`.
+    T, B, heads, D : int
+        Queries, and as many keys; batch rows, heads and their size.
+    threads : int
+
+    Returns
+    -------
+    int
+    """
+    return _ask("attention", {"implementation": implementation, "steps": T, "batch": B, "heads": heads, "hidden": D, "threads": threads})
+
+
+def _ask(what: str, options: dict[str, Any]) -> int:
+    """The answer of a process of its own."""
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    words += ["--checkpoint-every", str(checkpoint_every)] if checkpoint_every else []
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    command = [sys.executable, "-m", "benchmarks.memory", cell, *words]
+    command = [sys.executable, "-m", "benchmarks.memory", what, *words]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, check=True)
     return int(done.stdout)
 
@@ -55,7 +82,14 @@ def _held(field: str) -> int:
     return 1024 * int(line.split()[1])
 
 
-def _measure(arguments: argparse.Namespace) -> int:
+def _rise(train: Callable[[], Any]) -> int:
+    before = _held("VmRSS")
+    (PROC / "clear_refs").write_text("5")
+    train()
+    return _held("VmHWM") - before
+
+
+def _measure_layer(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     import fastseq
@@ -71,21 +105,32 @@ def _measure(arguments: argparse.Namespace) -> int:
 
     train(2)  # starts the threads and packs the weights
     layer.zero_grad()
-    before = _held("VmRSS")
-    (PROC / "clear_refs").write_text("5")
-    train(arguments.steps)
-    return _held("VmHWM") - before
+    return _rise(lambda: train(arguments.steps))
+
+
+def _measure_attention(arguments: argparse.Namespace) -> int:
+    from benchmarks import peers
+    from benchmarks.problems_transformer import Attention
+
+    library = peers.IMPLEMENTATIONS[arguments.implementation](arguments.threads)
+    few, all_of_them = (Attention("training", arguments.batch, arguments.heads, T, T, arguments.hidden) for T in (16, arguments.steps))
+    library.attention_training(few).run()  # starts the threads
+    return _rise(library.attention_training(all_of_them).run)
 
 
 def main() -> None:
     """Print the bytes."""
-    parser = argparse.ArgumentParser(description="Print how many bytes one training step of a recurrent layer takes at most.")
-    parser.add_argument("cell")
-    for name in ("steps", "batch", "inputs", "hidden"):
+    parser = argparse.ArgumentParser(description="Print how many bytes one training step takes at most.")
+    parser.add_argument("cell", help="a recurrent layer, or attention")
+    for name in ("steps", "batch", "hidden"):
         parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--checkpoint-every", type=int)
+    parser.add_argument("--inputs", type=int, help="of a layer")
+    parser.add_argument("--checkpoint-every", type=int, help="of a layer")
+    parser.add_argument("--heads", type=int, help="of attention")
+    parser.add_argument("--implementation", default="fastseq", help="of attention")
     parser.add_argument("--threads", type=int, default=1)
-    print(_measure(parser.parse_args()))
+    arguments = parser.parse_args()
+    print((_measure_attention if arguments.cell == "attention" else _measure_layer)(arguments))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A transformer's encoder layer as a problem; as `benchmarks.problems`, which it belongs to."""
+"""Scaled dot-product attention and a transformer's encoder layer as problems; as `benchmarks.problems`, which they belong to."""
 
 from __future__ import annotations
 
@@ -10,6 +10,53 @@ import numpy as np
 from benchmarks.problems import Arrays, Problem
 from fastseq.backends import reference
 from fastseq.backends.attention import AttentionOptions
+
+
+@dataclass(frozen=True)
+class Attention(Problem):
+    """Scaled dot-product attention, y (B, heads, Tq, D); mode: "inference" or "training" (with the gradients of q, k and v).
+
+    One query is a step of decoding, which sees all keys.
+    """
+
+    mode: str
+    B: int
+    heads: int
+    Tq: int
+    Tk: int
+    D: int
+    causal: bool = False
+
+    def __str__(self) -> str:
+        form = "decoding " if self.Tq == 1 else "causal " if self.causal else ""
+        return f"attention {self.mode} {form}B{self.B} h{self.heads} Tq{self.Tq} Tk{self.Tk} D{self.D}"
+
+    @property
+    def task(self) -> str:
+        return f"attention_{self.mode}"
+
+    @property
+    def gflop(self) -> float:
+        # Two products forwards, five backwards, which has to compute the scores again; half of them where the future is not seen.
+        pairs = self.B * self.heads * self.Tq * self.Tk * (0.5 if self.causal else 1)
+        return 4e-9 * (3.5 if self.mode == "training" else 1) * pairs * self.D
+
+    @cached_property
+    def data(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """q, k, v and the upstream gradient of y."""
+        rng = np.random.default_rng(0)
+        q, k, v, dy = (rng.standard_normal((self.B, self.heads, T, self.D), np.float32) for T in (self.Tq, self.Tk, self.Tk, self.Tq))
+        return q, k, v, dy
+
+    @cached_property
+    def answer(self) -> Arrays:
+        q, k, v, dy = (a.astype(np.float64) for a in self.data)
+        options = AttentionOptions(self.D**-0.5, causal=self.causal)
+        y, lse, _ = reference.attention_forward(q, k, v, options=options, training=True)
+        if self.mode == "inference":
+            return {"y": y}
+        dq, dk, dv, _ = reference.attention_backward(q, k, v, y, lse, dy, options=options)
+        return {"y": y, "dq": dq, "dk": dk, "dv": dv}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 
 One table for each kind of problem, one line for each problem: the shortest time of each implementation over all turns, in
 microseconds, fastseq's rate and share of the machine's measured peak, and the ratio that counts: the best peer's time over
-fastseq's, above 1 where fastseq is faster. Then what options cost, what checkpoints save, and how time grows with each size.
+fastseq's, above 1 where fastseq is faster. Then what options cost, what checkpoints save, and how memory and time grow with a size.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def gather(benchmarks: Rows, group: Callable[[dict[str, Any]], str | None]) -> d
 
 def read(benchmarks: Rows) -> dict[str, Times]:
     """Kind of problem -> its times."""
-    return gather(benchmarks, lambda info: split(info["problem"])[0] if "problem" in info and "line" not in info else None)
+    return gather(benchmarks, lambda info: split(info["problem"])[0] if "problem" in info and not {"line", "grows"} & info.keys() else None)
 
 
 def split(problem: str) -> tuple[str, str]:
@@ -111,6 +111,21 @@ def memory(benchmarks: Rows) -> Iterator[str]:
             yield f"| {info['memory']} | {info['sizes']} | {every} | {peak / 1e6:.0f} | {info['results_bytes'] / 1e6:.0f} | {kept:.2f} | {slower:.2f} |"
 
 
+def growth(benchmarks: Rows) -> Iterator[str]:
+    """The lines of the table of peaks: by how much memory grows from one size to the next, and what is left without the results."""
+    found = gather(benchmarks, lambda info: info.get("grows"))
+    if found:
+        yield "| problem | implementation | from | to | peak MB | of which results | times the memory |"
+        yield "|---|---|---|---|---:|---:|---:|"
+    for name, times in found.items():
+        sizes = [split(problem)[1] for problem in times]
+        for implementation in next(iter(times.values())):
+            infos = [best[implementation].info for best in times.values()]
+            peaks, results = (", ".join(f"{info[key] / 1e6:.1f}" for info in infos) for key in ("bytes", "results_bytes"))
+            more = ", ".join(f"{b['bytes'] / a['bytes']:.2f}" for a, b in pairwise(infos))
+            yield f"| {name} | {implementation} | {sizes[0]} | {sizes[-1]} | {peaks} | {results} | {more} |"
+
+
 def scaling(benchmarks: Rows) -> Iterator[str]:
     """The lines of the table of doublings: by how much the work grows from one size to the next, and by how much the time."""
     found = gather(benchmarks, lambda info: info.get("line"))
@@ -145,7 +160,7 @@ def main() -> None:
     print(heading(benchmarks))
     for name, times in read(benchmarks).items():
         print(f"\n### {name}\n", *table(times), "", summary(times), sep="\n")
-    for title, lines in (("Options", options), ("Checkpoints", memory), ("Doubling a size", scaling)):
+    for title, lines in (("Options", options), ("Checkpoints", memory), ("Memory as a size doubles", growth), ("Doubling a size", scaling)):
         if found := list(lines(benchmarks)):
             print(f"\n### {title}\n", *found, sep="\n")
 

@@ -6,9 +6,10 @@ import pytest
 from benchmarks import machine, memory, peers, table
 from benchmarks.problems import AdditiveAttention, CrossEntropy, Matmul, Recurrent, WrongAnswerError, verify
 from benchmarks.problems_decoder import Decoder
-from benchmarks.problems_transformer import EncoderLayer
+from benchmarks.problems_transformer import Attention, EncoderLayer
 
 PROBLEMS = [Matmul(3, 5, 4), Matmul(3, 5, 4, packed=True), CrossEntropy("inference", 5, 7), CrossEntropy("training", 5, 7),
+            *(Attention(mode, 2, 3, 5, 5, 4, causal) for mode in ("inference", "training") for causal in (False, True)), Attention("inference", 2, 3, 1, 5, 4),
             *(EncoderLayer(mode, 2, 5, 6, 3, 7) for mode in ("inference", "training")),
             *(AdditiveAttention(mode, 2, 3, 5, 4, ragged) for mode in ("inference", "training") for ragged in (False, True)),
             *(Recurrent(cell, mode, T=4, B=2, I=3, H=5) for cell in ("LSTM", "GRU", "RNN") for mode in ("inference", "training", "step")),
@@ -69,6 +70,21 @@ def test_the_tables_of_fastseq_beside_itself():
     assert list(table.options(made))[2:] == ["| GRU zoneout | training | 3.0 | 2.0 | 1.50 | 1.3, not reached |"]
     assert list(table.memory(made))[2:] == [
         "| GRU | T9 | - | 5 | 1 | 4.00 | 1.00 |", "| GRU | T9 | 3 | 2 | 1 | 1.00 | 1.20 |", "| GRU | T9 | 9 | 2 | 1 | 1.00 | 1.20 |"]
+
+
+def test_the_table_of_memory_as_a_size_doubles():
+    made = [{"extra_info": {"grows": "attention", "problem": f"attention training T{T}", "implementation": name, "bytes": peak * 10**6, "results_bytes": T * 10**6},
+             "stats": {"min": 1e-3}} for T, name, peak in ((1, "fastseq", 2), (1, "numpy", 4), (2, "fastseq", 4), (2, "numpy", 16), (2, "numpy", 16))]
+    assert table.read(made) == {}
+    assert list(table.growth(made))[2:] == [
+        "| attention | fastseq | T1 | T2 | 2.0, 4.0 | 1.0, 2.0 | 2.00 |", "| attention | numpy | T1 | T2 | 4.0, 16.0 | 1.0, 2.0 | 4.00 |"]
+
+
+@pytest.mark.skipif(not memory.can_measure(), reason="only Linux tells a process's peak memory since a moment")
+def test_memory_of_attention_grows_as_the_text_and_no_faster():
+    peaks = {name: [memory.attention_peak_bytes(name, T=T, B=1, heads=1, D=64, threads=1) for T in (1024, 4096)] for name in ("fastseq", "numpy")}
+    assert peaks["fastseq"][1] < 7 * peaks["fastseq"][0]
+    assert peaks["numpy"][1] > 10 * peaks["numpy"][0]
 
 
 @pytest.mark.skipif(not memory.can_measure(), reason="only Linux tells a process's peak memory since a moment")

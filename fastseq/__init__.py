@@ -12,7 +12,7 @@ Examples
 (10, 2, 8)
 """
 
-from fastseq import diagnostics, functional, models, nn, optim, runtime
+from fastseq import diagnostics, functional, models, nn, optim, plot, runtime
 from fastseq.autograd import Function, Tensor, gradcheck, no_grad
 from fastseq.functional import concatenate, stack, where
 from fastseq.nn.serialization import load
@@ -35,6 +35,7 @@ __all__ = [
     "nn",
     "no_grad",
     "optim",
+    "plot",
     "runtime",
     "set_num_threads",
     "show_config",

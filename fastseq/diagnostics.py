@@ -13,6 +13,7 @@ from fastseq.backends.recurrent import Noise
 from fastseq.functional.recurrent import checked_lengths, checked_options, checked_reset
 from fastseq.nn._inputs import real_input
 from fastseq.nn._recurrent import RecurrentLayer
+from fastseq.plot import pyplot
 
 
 def gradient_flow(
@@ -95,7 +96,7 @@ def gradient_flow(
         raise ValueError(f"dy: expected y's shape {y.shape}, got {dy.shape}")
     norms = _backward(caches, _time_first(layer, dy))
     if plot or ax is not None:
-        _draw(norms, _new_axes() if ax is None else ax, label, 1 + layer.bidirectional)
+        _draw(norms, pyplot().subplots()[1] if ax is None else ax, label, 1 + layer.bidirectional)
     return norms
 
 
@@ -141,14 +142,6 @@ def _backward(caches: list[Any], dy: Array) -> np.ndarray:
         norms.insert(0, np.sqrt(np.einsum("dtbp,dtbp->dt", states, states)))
         dy = found["dx"]
     return np.concatenate(norms)
-
-
-def _new_axes() -> Any:
-    try:
-        from matplotlib import pyplot
-    except ImportError:
-        raise ImportError('plot: matplotlib is missing; install it with pip install "fastseq-kernels[plot]"') from None
-    return pyplot.subplots()[1]
 
 
 def _draw(norms: np.ndarray, ax: Any, label: str, directions: int) -> None:

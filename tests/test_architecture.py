@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "functional": {"autograd", "backends", "runtime"},
     "nn": {"functional", "autograd", "runtime", "backends"},  # backends: packed weights, which a layer keeps, and streams
     "optim": {"functional", "autograd", "backends"},
-    "diagnostics": {"nn", "functional", "autograd", "backends"},
+    "plot": {"autograd"},
+    "diagnostics": {"nn", "functional", "autograd", "backends", "plot"},
     "models": {"nn", "functional", "autograd", "runtime"},
     "text": set(),
     "training": {"models", "optim", "nn", "functional", "autograd", "runtime", "text"},
@@ -29,7 +30,7 @@ MAY_IMPORT = {
     "demo": {"models", "training", "generation", "optim", "nn", "functional", "autograd", "runtime", "text"},
     "cli": {"demo", "models", "training", "generation", "optim", "nn", "functional", "autograd", "runtime", "text"},
     "__main__": {"cli"},
-    "__init__": {"autograd", "diagnostics", "functional", "models", "nn", "optim", "runtime"},
+    "__init__": {"autograd", "diagnostics", "functional", "models", "nn", "optim", "plot", "runtime"},
 }
 
 # What each room of csrc may include from the others, folder or file; fastseq.h belongs to all.

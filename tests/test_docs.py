@@ -43,7 +43,7 @@ def test_every_block_says_what_it_is(page):
 
 
 def test_the_pages_have_code():
-    for page in ("README.md", "docs/tutorial.md", "docs/recurrent.md"):
+    for page in ("README.md", "docs/tutorial.md", "docs/recurrent.md", "docs/attention.md"):
         assert any(language == "python" for _, language, _ in blocks(ROOT / page)), page
 
 

@@ -13,7 +13,8 @@ if not EXAMPLES:
     pytest.skip("the examples are not beside the tests", allow_module_level=True)
 
 #: What an example leaves in the folder that it is run in.
-WRITES = {"audio_stream.py": "audio_stream.wav", "gradient_flow.py": "gradient_flow.png"}
+WRITES = {"audio_stream.py": "audio_stream.wav", "gradient_flow.py": "gradient_flow.png", "toy_self_attention.py": "toy_self_attention.png",
+          "translation.py": "translation.png"}
 
 
 def run(path, folder, *options):

@@ -19,7 +19,7 @@ from benchmarks.problems import (
     Recurrent,
 )
 from benchmarks.problems_decoder import Decoder
-from benchmarks.problems_transformer import EncoderLayer
+from benchmarks.problems_transformer import Attention, EncoderLayer
 
 
 def inference(layer: Any, x: np.ndarray, **options: Any) -> Call:
@@ -101,6 +101,24 @@ class FastSeq:
 
     stacked_inference = ragged_inference = recurrent_inference
     stacked_training = ragged_training = recurrent_training
+
+    def attention_inference(self, problem: Attention) -> Call:
+        q, k, v, _ = problem.data
+        return one("y", lambda: self.fs.functional.scaled_dot_product_attention(q, k, v, is_causal=problem.causal))
+
+    def attention_training(self, problem: Attention) -> Call:
+        *arrays, dy = problem.data
+
+        def run() -> Any:
+            qkv = [self.fs.Tensor(a, requires_grad=True) for a in arrays]
+            y = self.fs.functional.scaled_dot_product_attention(*qkv, is_causal=problem.causal)
+            y.backward(dy)
+            return y, *qkv
+
+        def answer() -> Arrays:
+            y, *qkv = run()
+            return {"y": y.data} | {name: x.grad for name, x in zip(("dq", "dk", "dv"), qkv, strict=True)}
+        return Call(run, answer)
 
     def cross_entropy_inference(self, problem: CrossEntropy) -> Call:
         logits, targets = problem.data

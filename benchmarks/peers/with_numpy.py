@@ -19,7 +19,7 @@ from benchmarks.problems import (
     Recurrent,
 )
 from benchmarks.problems_decoder import Decoder
-from benchmarks.problems_transformer import EncoderLayer
+from benchmarks.problems_transformer import Attention, EncoderLayer
 
 # Each cell's step: from the input's part p and the state's part q of its sums to h, c and what the way back needs; then back, from dh and dc to
 # dp, dq, and what reaches h and c of the step before past the product. Cells without c hand it through.
@@ -169,6 +169,32 @@ class NumPy:
             h, c, _ = layer.step(layer.project(x[t]), h, c)
             return h
         return stepped(problem, step)
+
+    @staticmethod
+    def _weights(q: np.ndarray, k: np.ndarray, causal: bool) -> np.ndarray:
+        s = (q * np.float32(q.shape[3] ** -0.5)) @ k.swapaxes(2, 3)
+        if causal:
+            s[:, :, ~np.tri(s.shape[2], dtype=bool)] = -np.inf
+        s -= s.max(axis=3, keepdims=True)
+        np.exp(s, out=s)
+        s /= s.sum(axis=3, keepdims=True)
+        return s
+
+    def attention_inference(self, problem: Attention) -> Call:
+        q, k, v, _ = problem.data
+        return one("y", lambda: self._weights(q, k, problem.causal) @ v)
+
+    def attention_training(self, problem: Attention) -> Call:
+        q, k, v, dy = problem.data
+        scale = np.float32(problem.D**-0.5)
+
+        def run() -> Arrays:
+            p = self._weights(q, k, problem.causal)
+            y, dv, ds = p @ v, p.swapaxes(2, 3) @ dy, dy @ v.swapaxes(2, 3)
+            ds -= (dy * y).sum(axis=3, keepdims=True)
+            ds *= p
+            return {"y": y, "dq": ds @ k * scale, "dk": ds.swapaxes(2, 3) @ q * scale, "dv": dv}
+        return Call(run, run)
 
     @staticmethod
     def _loss_and_dlogits(logits: np.ndarray, targets: np.ndarray) -> tuple[np.floating, np.ndarray]:

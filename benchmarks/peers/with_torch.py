@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from benchmarks.peers.call import Call, one, outputs, stepped
@@ -17,7 +18,7 @@ from benchmarks.problems import (
     Recurrent,
 )
 from benchmarks.problems_decoder import Decoder
-from benchmarks.problems_transformer import EncoderLayer
+from benchmarks.problems_transformer import Attention, EncoderLayer
 
 
 class PyTorch:
@@ -113,6 +114,27 @@ class PyTorch:
 
     stacked_inference = ragged_inference = recurrent_inference
     stacked_training = ragged_training = recurrent_training
+
+    def attention_inference(self, problem: Attention) -> Call:
+        attend = partial(self.torch.nn.functional.scaled_dot_product_attention, is_causal=problem.causal)
+        return one("y", self._inference(attend, *map(self.torch.from_numpy, problem.data[:3])))
+
+    def attention_training(self, problem: Attention) -> Call:
+        *qkv, dy = map(self.torch.from_numpy, problem.data)
+        for x in qkv:
+            x.requires_grad_()
+
+        def run() -> Any:
+            for x in qkv:
+                x.grad = None
+            y = self.torch.nn.functional.scaled_dot_product_attention(*qkv, is_causal=problem.causal)
+            y.backward(dy)
+            return y
+
+        def answer() -> Arrays:
+            y = run()
+            return {"y": y.detach().numpy()} | {name: x.grad.numpy() for name, x in zip(("dq", "dk", "dv"), qkv, strict=True)}
+        return Call(run, answer)
 
     def cross_entropy_inference(self, problem: CrossEntropy) -> Call:
         return one("loss", self._inference(self.torch.nn.functional.cross_entropy, *map(self.torch.from_numpy, problem.data)))
