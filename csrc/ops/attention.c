@@ -1,11 +1,11 @@
-/* attention.c - scaled dot-product attention: the scores of a block of 64 queries against a block of 64 keys, which forward and
+/* attention.c - scaled dot-product attention: the scores of a block of 64 queries against a block of keys, which forward and
  * backward walk (kernels/attention.c has the tile).
  *
  * All products are gemm_block's, on a tile as it lies:
  *   scores (keys, queries)  = k q^T, dp = v dy^T     rows of k and v as they lie; q and dy transposed once for each block of queries
  *   y^T (Dv, queries)      += v^T p, dq^T += k^T ds   columns of v and k as they lie
  *   dv (keys, Dv)          += p dy, dk += ds q        rows of dy and q as they lie
- * Blocks of keys begin at multiples of 64 whatever the query sees, and are walked upwards: so a query's sums do not depend on its
+ * Blocks of keys begin at multiples of their length whatever the query sees, and are walked upwards: so a query's sums do not depend on its
  * neighbours. Blocks of which no query sees anything are not computed; at the edges keys are cut off, which adds nothing to nothing. */
 #include "attention.h"
 
@@ -21,7 +21,7 @@ static void *attention_carve(char **at, ptrdiff_t count) {
 static char *attention_carve_tiles(attention_tiles *t, char *at, const fsq_attention_call *c, int backward) {
     enum { Q = attention_queries };
     t->q = attention_carve(&at, c->D * Q);
-    t->s = attention_carve(&at, attention_keys * Q);
+    t->s = attention_carve(&at, (backward ? attention_keys : attention_most_keys) * Q);
     t->sum = attention_carve(&at, (backward ? c->D : c->Dv) * Q);
     t->m = attention_carve(&at, 7 * Q);
     t->l = t->m + Q, t->factor = t->l + Q, t->first = t->factor + Q, t->last = t->first + Q, t->lse = t->last + Q, t->delta = t->lse + Q;

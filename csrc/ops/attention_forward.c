@@ -4,7 +4,7 @@
 static void attention_forward_finish(const attention_run *a, attention_tiles *t, const attention_block *q) {
     const fsq_attention_call *c = a->call;
     const FSQ_FN(kernels) *k = a->kernels;
-    ptrdiff_t row = (q->b * c->heads + q->h) * c->Tq + q->i;
+    ptrdiff_t row = (q->b * c->heads + q->h) * c->Tq + q->i, keys = attention_forward_keys(c);
     k->attention_finish(t->factor, t->lse, t->m, t->l, q->lanes);
     k->attention_turn_out(attention_at(&a->y, q->b, q->h, q->i), a->y.row, t->sum, t->factor, q->n, c->Dv);
     if (a->lse) memcpy(a->lse + row, t->lse, (size_t)q->n * sizeof(real));
@@ -12,8 +12,8 @@ static void attention_forward_finish(const attention_run *a, attention_tiles *t,
     /* Scores again, now that the maxima are known. */
     real *out = a->weights + row * c->Tk;
     memset(out, 0, (size_t)(q->n * c->Tk) * sizeof(real));
-    for (ptrdiff_t block = q->sees.first / attention_keys * attention_keys; block < q->sees.end; block += attention_keys) {
-        ptrdiff_t from = attention_max(block, q->sees.first), to = attention_min(block + attention_keys, q->sees.end);
+    for (ptrdiff_t block = q->sees.first / keys * keys; block < q->sees.end; block += keys) {
+        ptrdiff_t from = attention_max(block, q->sees.first), to = attention_min(block + keys, q->sees.end);
         if (!attention_scores(a, t, q, from, to)) continue;
         k->attention_weights(t->s, t->m, to - from, q->lanes);
         if (c->dropout > 0) attention_drop(a, q, t->s, from, to - from);
@@ -24,11 +24,12 @@ static void attention_forward_finish(const attention_run *a, attention_tiles *t,
 static void attention_forward_block(const attention_run *a, attention_tiles *t, const attention_block *q) {
     const fsq_attention_call *c = a->call;
     const FSQ_FN(kernels) *k = a->kernels;
+    ptrdiff_t keys = attention_forward_keys(c);
     k->attention_turn_in(t->q, attention_at(&a->q, q->b, q->h, q->i), a->q.row, q->n, c->D, (real)c->scale);
     memset(t->sum, 0, (size_t)(c->Dv * attention_queries) * sizeof(real));
     for (ptrdiff_t i = 0; i < q->lanes; i++) t->m[i] = -(real)INFINITY, t->l[i] = 0;
-    for (ptrdiff_t block = q->sees.first / attention_keys * attention_keys; block < q->sees.end; block += attention_keys) {
-        ptrdiff_t from = attention_max(block, q->sees.first), to = attention_min(block + attention_keys, q->sees.end);
+    for (ptrdiff_t block = q->sees.first / keys * keys; block < q->sees.end; block += keys) {
+        ptrdiff_t from = attention_max(block, q->sees.first), to = attention_min(block + keys, q->sees.end);
         if (!attention_scores(a, t, q, from, to)) continue;
         if (k->attention_softmax(t->s, t->m, t->l, t->factor, to - from, q->lanes)) k->attention_scale(t->sum, t->factor, c->Dv, q->lanes);
         if (c->dropout > 0) attention_drop(a, q, t->s, from, to - from);
