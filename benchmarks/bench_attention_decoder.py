@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.problems import Decoder
+from benchmarks.problems_decoder import Decoder
 
 # A sentence pair of 30 words each (the size that translation models of 2015 were trained with), and a short one.
 SIZES = ({"B": 32, "T": 30, "S": 30, "H": 256}, {"B": 32, "T": 30, "S": 30, "H": 128}, {"B": 8, "T": 12, "S": 12, "H": 64})

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from benchmarks import machine, memory, peers, table
-from benchmarks.problems import AdditiveAttention, CrossEntropy, Decoder, Matmul, Recurrent, WrongAnswerError, verify
+from benchmarks.problems import AdditiveAttention, CrossEntropy, Matmul, Recurrent, WrongAnswerError, verify
+from benchmarks.problems_decoder import Decoder
 from benchmarks.problems_transformer import Attention, EncoderLayer
 
 PROBLEMS = [Matmul(3, 5, 4), Matmul(3, 5, 4, packed=True), CrossEntropy("inference", 5, 7), CrossEntropy("training", 5, 7),

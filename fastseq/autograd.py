@@ -251,7 +251,7 @@ def _own(grad: Array, incoming: list[Any]) -> Array:
     """`grad`, copied where somebody else may hold the array."""
     if isinstance(grad, np.generic):
         return np.array(grad)
-    if grad.base is not None:
+    if isinstance(grad.base, np.ndarray):  # a view; another base is whatever owns the memory
         return grad.copy()
     for other in incoming:
         if grad is other:

@@ -303,6 +303,13 @@ def test_bad_input_of_the_pair_and_of_a_ready_memory(rng):
     ready = functional.decoder_memory(inputs["memory"], inputs["w_key"], inputs["b_key"])
     with pytest.raises(TypeError, match="expected None with a DecoderMemory"):
         functional.attention_decoder(**dict(inputs, memory=ready), **options)
+    for values, keys, lengths, text in [
+        (np.zeros((2, 3)), None, None, r"values: expected shape \(B, S, M\)"),
+        (np.zeros((2, 3, 4)), np.zeros((2, 4, 5)), None, r"keys: expected shape \(2, 3, A\), got \(2, 4, 5\)"),
+        (np.zeros((2, 3, 4)), None, [4, 0], "lengths: expected integers from 0 to 3"),
+    ]:
+        with pytest.raises(ValueError, match=text):
+            functional.DecoderMemory(values, keys, lengths)
     with pytest.raises(IndexError, match="indices: expected integers from 0 to 2, got 3"):
         ready.reorder([0, 3])
     with pytest.raises(ValueError, match=r"indices: expected shape \(N,\), got \(1, 1\)"):

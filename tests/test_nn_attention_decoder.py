@@ -322,6 +322,7 @@ def test_bad_calls(rng):
         (lambda: layer.step(x, memory), ValueError, r"x: expected shape \(B, 3\), got \(5, 4, 3\)"),
         (lambda: layer(x, layer.start(memory), memory_lengths=[1] * 4), TypeError, "memory_lengths: expected None with a memory"),
         (lambda: made({"attention": "dot"})(x, layer.start(memory)), ValueError, "memory: expected float64 of size 8 from this decoder's start"),
+        (lambda: made({}, attention_size=5)(x, layer.start(memory)), ValueError, "memory: expected float64 of size 8 from this decoder's start"),
         (lambda: made({"attention": None})(x, memory, return_weights=True), ValueError, "return_weights: expected False"),
     ]:
         with pytest.raises(error, match=text):

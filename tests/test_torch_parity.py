@@ -35,11 +35,40 @@ def torch_additive(q, k, v, u, *, key_lengths=None, return_weights=False):
     return (weights @ v, weights) if return_weights else weights @ v
 
 
+def torch_attention(
+    q, k, v, attn_mask=0.0, *, is_causal=False, causal_offset=0, scale=None, enable_gqa=False, key_lengths=None, window=None, return_weights=False
+):  # fmt: skip
+    """The composition, with zeros for the queries that see no key."""
+    group, (Tq, Tk) = q.shape[-3] // k.shape[-3], (q.shape[-2], k.shape[-2])
+    k, v = (x.repeat_interleave(group, -3) for x in (k, v))
+    behind = torch.arange(Tq)[:, None] + causal_offset - torch.arange(Tk)
+    hidden = (behind < 0 if is_causal else behind != behind) | (behind.abs() >= (window or 2**40))
+    if key_lengths is not None:
+        hidden = hidden | (torch.arange(Tk) >= torch.tensor(key_lengths)[..., None, None, None])
+    scores = q @ k.swapaxes(-1, -2) * (max(q.shape[-1], 1) ** -0.5 if scale is None else scale) + attn_mask
+    weights = torch.softmax(scores.masked_fill(hidden, -torch.inf), -1).nan_to_num(0.0)
+    return (weights @ v, weights) if return_weights else weights @ v
+
+
+def torch_self_attention(qkv, *, num_heads, batch_first, **options):
+    """The same on parts of one array."""
+    x = qkv if batch_first else qkv.swapaxes(0, 1)
+    heads = x.reshape(*x.shape[:2], 3, num_heads, -1).permute(2, 0, 3, 1, 4)
+    y = torch_attention(*heads, **options)
+    y, *weights = y if isinstance(y, tuple) else (y,)
+    y = y.swapaxes(1, 2).flatten(2)
+    return y if batch_first else y.swapaxes(0, 1), *weights
+
+
 def torch_function(case):
     """What computes the same in PyTorch, from the same arguments."""
     options = dict(case.options)
     if case.op == "lstm":
         return torch_lstm
+    if case.op == "scaled_dot_product_attention":
+        return lambda *arguments: torch_attention(*arguments, **options)
+    if case.op == "self_attention":
+        return lambda *arguments: torch_self_attention(*arguments, **options)
     if case.op == "additive_attention":
         return lambda *arguments: torch_additive(*arguments, **options)
     if case.op in ("softmax", "log_softmax"):
@@ -80,7 +109,7 @@ def comparable(case):
         return all(n > 0 for shape in case.shapes.values() for n in shape)
     if case.op in ("layer_norm", "rms_norm"):
         return case.shapes["x"][-1] > 0
-    return case.op not in _SKIPPED
+    return case.op not in _SKIPPED and "dropout_p" not in case.options
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if comparable(c)], ids=str)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.problems import Decoder
+from benchmarks.problems_decoder import Decoder
 
 
 class AttentionDecoder(torch.nn.Module):

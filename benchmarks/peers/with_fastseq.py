@@ -12,13 +12,13 @@ from benchmarks.problems import (
     AdditiveAttention,
     Arrays,
     CrossEntropy,
-    Decoder,
     Gelu,
     LayerNorm,
     LinearCrossEntropy,
     Matmul,
     Recurrent,
 )
+from benchmarks.problems_decoder import Decoder
 from benchmarks.problems_transformer import Attention, EncoderLayer
 
 

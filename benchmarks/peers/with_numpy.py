@@ -13,12 +13,12 @@ from benchmarks.problems import (
     AdditiveAttention,
     Arrays,
     CrossEntropy,
-    Decoder,
     LayerNorm,
     LinearCrossEntropy,
     Matmul,
     Recurrent,
 )
+from benchmarks.problems_decoder import Decoder
 from benchmarks.problems_transformer import Attention, EncoderLayer
 
 # Each cell's step: from the input's part p and the state's part q of its sums to h, c and what the way back needs; then back, from dh and dc to

@@ -12,13 +12,15 @@
 
 /* On a Zen 4 with 1 MB of L2, float32: 512 rows in one block for 256 took 2 to 5 % less time from 512 to 2048 cubed, and 48 to 192
  * rows of a made no difference. A b that is read where it lies saved 28 % with 16 rows of a (2048 x 512), 2 % with 512 (512 x 512),
- * and cost 2 to 4 % from 4 MB on. */
+ * and cost 2 to 4 % from 4 MB on. On Sapphire Rapids (2 MB of L2) it was even up to 128 rows and cost 5 to 30 % from 256 on, most
+ * where rows lie a multiple of 2 KB apart and meet in few sets of the caches. */
 enum {
     matmul_kc = 512,            /* rows of b in one block: a panel (512 x 64 floats = 128 KB) streams from L2 */
     matmul_mc = 96,             /* rows of a in one block: 96 x 512 floats = 192 KB of L2 */
     matmul_nc = 2048,           /* columns of b packed at a time: 4 MB of floats */
     matmul_a_bytes = 384 << 10, /* the most of a (one block of k) that "columns" walks again for each panel: part of L2 */
-    matmul_b_bytes = 1 << 20    /* the most of b that "blocks" reads where it lies */
+    matmul_b_bytes = 1 << 20,   /* the most of b that "blocks" reads where it lies, */
+    matmul_b_rows = 192         /* and the most rows of a for which it does */
 };
 
 static ptrdiff_t matmul_min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
@@ -89,10 +91,9 @@ static void matmul_columns(const fsq_team *team, const FSQ_FN(kernels) *k, const
     else matmul_alone(k, g, 0, g->M, from, to, own);
 }
 
-/* Whether "blocks" reads b where it lies. Packing it pays when it is large, or when many rows share its cost: 2 % of the time with
- * 3200 rows and K = 128. */
+/* Whether "blocks" reads b where it lies. Packing it pays when it is large, or when many rows share its cost. */
 static int matmul_b_lies_well(const matmul_args *g) {
-    return g->b_col == 1 && g->N * g->K * (ptrdiff_t)sizeof(real) <= matmul_b_bytes && g->M <= 16 * g->K;
+    return g->b_col == 1 && g->N * g->K * (ptrdiff_t)sizeof(real) <= matmul_b_bytes && g->M <= matmul_b_rows;
 }
 
 /* blocks: each worker walks its own rows; b may first be packed by all of them, a block of k at a time. */

@@ -40,15 +40,24 @@ class DecoderMemory:
         The memory with the batch first, zeros past each row's end.
     keys : ndarray or Tensor (B, S, A) or None
         W_k m + b_k, with additive attention.
-    lengths : ndarray (B,) of int64, or None
+    lengths : (B,) integers from 0 to S, or None
+
+    Raises
+    ------
+    ValueError, TypeError
+        If they do not fit each other.
     """
 
     __slots__ = ("keys", "lengths", "values")
 
-    def __init__(self, values: ArrayOrTensor, keys: ArrayOrTensor | None, lengths: Array | None) -> None:
+    def __init__(self, values: ArrayOrTensor, keys: ArrayOrTensor | None, lengths: Any) -> None:
+        data = _check.floats("values", values)
+        _check.shape("values", data, ("B", "S", "M"))
+        if keys is not None:
+            _check.shape("keys", _check.like("keys", keys, data), (*data.shape[:2], "A"))
         self.values = values
         self.keys = keys
-        self.lengths = lengths
+        self.lengths = checked_lengths(lengths, data.shape[1], len(data))
 
     @property
     def shape(self) -> tuple[int, ...]:

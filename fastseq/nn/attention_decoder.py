@@ -241,8 +241,9 @@ class AttentionDecoder(RecurrentModule):
         if isinstance(memory, DecoderMemory):
             if lengths is not None:
                 raise TypeError("memory_lengths: expected None with a memory that start made ready, got lengths")
-            data = memory.values
-            if data.shape[2] != self.memory_size or data.dtype != self.dtype or (memory.keys is not None) != (self.attention == "additive"):
+            size = None if memory.keys is None else memory.keys.shape[2]
+            wanted = self.attention_size if self.attention == "additive" else None
+            if memory.values.shape[2] != self.memory_size or memory.values.dtype != self.dtype or size != wanted:
                 raise ValueError(f"memory: expected {self.dtype} of size {self.memory_size} from this decoder's start, got another")
             return memory
         memory = real_input(memory, self.dtype, "memory")

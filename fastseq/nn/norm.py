@@ -117,8 +117,8 @@ class RMSNorm(_OverLastAxis):
     Examples
     --------
     >>> import numpy as np, fastseq as fs
-    >>> fs.nn.RMSNorm(2)(np.array([[3.0, 4.0]], np.float32)).round(3).tolist()
-    [[0.8489999771118164, 1.1310000419616699]]
+    >>> fs.nn.RMSNorm(2)(np.array([[3.0, 4.0]], np.float32)).round(3)
+    array([[0.849, 1.131]], dtype=float32)
     """
 
     def __init__(

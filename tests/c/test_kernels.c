@@ -58,6 +58,8 @@ void test_matmul_f32(void);
 void test_matmul_f64(void);
 void test_attention_f32(void);
 void test_attention_f64(void);
+void test_attention_decoder_f32(void);
+void test_attention_decoder_f64(void);
 void test_recurrent_f32(void);
 void test_recurrent_f64(void);
 
@@ -76,6 +78,8 @@ int main(void) {
             test_matmul_f64();
             test_attention_f32();
             test_attention_f64();
+            test_attention_decoder_f32();
+            test_attention_decoder_f64();
             test_recurrent_f32();
             test_recurrent_f64();
             check_free_all();
