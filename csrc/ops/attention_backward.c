@@ -221,9 +221,13 @@ static void attention_backward_blocks(const fsq_team *team, attention_run *a, si
     }
     fsq_barrier(team);
     for (ptrdiff_t item; (item = attention_take(a, team, keys + queries)) >= 0;) {
-        ptrdiff_t block = item % key_blocks, kv = item / key_blocks, last = item - keys, index = last / blocks;
-        if (item < keys) attention_backward_keys(a, &t, kv / c->kv_heads, kv % c->kv_heads, block * attention_keys);
-        else attention_backward_queries(a, &t, index / c->heads, index % c->heads, (blocks - 1 - last % blocks) * attention_queries);
+        if (item < keys) {
+            ptrdiff_t kv = item / key_blocks;
+            attention_backward_keys(a, &t, kv / c->kv_heads, kv % c->kv_heads, item % key_blocks * attention_keys);
+        } else {
+            ptrdiff_t block = item - keys, head = block / blocks;
+            attention_backward_queries(a, &t, head / c->heads, head % c->heads, (blocks - 1 - block % blocks) * attention_queries);
+        }
     }
 }
 
