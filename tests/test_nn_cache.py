@@ -1,6 +1,7 @@
 """Decoding step by step with kept keys and values equals the full forward pass."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -195,7 +196,55 @@ def test_a_cache_serves_one_model_and_is_copied(rng):
         assert_near(one(x[:, 2:], cache=kept), one(x, is_causal=True)[:, 2:])
     assert repr(fork) == "KeyValueCache(lengths=[4, 4])"
     assert repr(nn.KeyValueCache(7)) == "KeyValueCache(max_length=7, lengths=[])"
+    with pytest.raises(ValueError, match="cache: expected the model that filled it, got a layer that it has not seen, with 4 positions in it"):
+        two(x[:, :1], cache=fork)
+    assert fork.lengths.tolist() == [4, 4]
+    fork.reset()
     assert_near(two(x, cache=fork), two(x, is_causal=True))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda m, c: (copy.deepcopy(m), c),
+        lambda m, c: (m, pickle.loads(pickle.dumps(c))),
+        lambda m, c: (copy.deepcopy(m), copy.deepcopy(c)),
+        lambda m, c: (pickle.loads(pickle.dumps(m)), c),
+    ],
+)
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_copy_of_the_model_is_another_model(padded, other, rng):
+    model, cache, x = decoder(rng), nn.KeyValueCache(), normal(rng, 2, 5, E)
+    model(x[:, :4], x, tgt_key_padding_mask=nn.padding_mask([4, 2]) if padded else None, cache=cache)
+    stranger, kept = other(model, cache)
+    for T in (1, 2):
+        with pytest.raises(ValueError, match="cache: expected the model that filled it, .* with 4 positions in it; cache.reset"):
+            stranger(x[:, :T], x, cache=kept)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("cache_first", [False, True])
+def test_model_and_cache_are_copied_together(cache_first, copied, rng):
+    model, cache, x, memory = decoder(rng), nn.KeyValueCache(), normal(rng, 2, 6, E), normal(rng, 2, 3, E)
+    want = model(x, memory, tgt_is_causal=True)
+    model(x[:, :4], memory, cache=cache)
+    pair = copied((cache, model) if cache_first else (model, cache))
+    twin, fork = pair[::-1] if cache_first else pair
+    for p in model.parameters():
+        p.data[...] = 0  # the pair looks at its own weights
+    nothing = np.full_like(memory, np.nan)
+    for t in (4, 5):
+        assert_near(twin(x[:, t : t + 1], nothing, cache=fork), want[:, t : t + 1])
+    assert fork.lengths.tolist() == [6, 6]
+    assert cache.lengths.tolist() == [4, 4]
+
+
+def test_a_copy_of_one_layer_takes_its_own_part_along(rng):
+    layers, cache, x = [nn.TransformerEncoderLayer(E, HEADS, 12, 0.0, batch_first=True, rng=k) for k in range(2)], nn.KeyValueCache(), normal(rng, 2, 5, E)
+    want = layers[1](layers[0](x, is_causal=True), is_causal=True)
+    layers[1](layers[0](x[:, :4], cache=cache), cache=cache)
+    fork, second = copy.deepcopy((cache, layers[1]))
+    assert_near(second(layers[0](x[:, 4:], cache=fork), cache=fork), want[:, 4:])
 
 
 @pytest.mark.parametrize(

@@ -327,7 +327,7 @@ class MultiheadAttention(CachingModule):
         if own:
             q, k, v = (self._heads(x) for x in self._projected(query, query, query))
             counts = None if padding is None else self._counts(padding, q.shape)
-            part = cache.own(self)
+            part = cache.own(self, np.full(len(q), q.shape[2]) if counts is None else counts)
             if self.rotary is not None:
                 offset = part.lengths if part.batch == len(q) else 0
                 q, k = self.rotary(q, offset=offset), self.rotary(k, offset=offset)
