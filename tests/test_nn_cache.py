@@ -218,7 +218,7 @@ def test_a_copy_of_the_model_is_another_model(padded, other, rng):
     model(x[:, :4], x, tgt_key_padding_mask=nn.padding_mask([4, 2]) if padded else None, cache=cache)
     stranger, kept = other(model, cache)
     for T in (1, 2):
-        with pytest.raises(ValueError, match="cache: expected the model that filled it, .* with 4 positions in it; cache.reset"):
+        with pytest.raises(ValueError, match=r"cache: expected the model that filled it, .* with 4 positions in it; cache.reset"):
             stranger(x[:, :T], x, cache=kept)
 
 

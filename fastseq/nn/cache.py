@@ -25,8 +25,8 @@ class KeyValueCache:
     what it is given to the cache and looks at everything in it, always causally; attention to another sequence, a decoder's
     memory, computes the memory's keys and values in the first call and does not look at the memory again.
 
-    A cache belongs to the model object that filled it: other positions of another one, of a copy too, are refused, but model and
-    cache that `copy.deepcopy` or pickle takes together go on as a pair.
+    A cache belongs to the model object that filled it: another one cannot go on from there, not even a copy, but model and cache
+    that `copy.deepcopy` or pickle takes together go on as a pair.
 
     Nothing is recorded: decode with arrays, or under `fs.no_grad()`.
 

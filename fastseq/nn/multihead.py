@@ -101,6 +101,10 @@ class MultiheadAttention(CachingModule):
         self.add_zero_attn, self.batch_first, self.dtype = bool(add_zero_attn), bool(batch_first), checked_dtype(dtype)
         if rotary is not None and not (isinstance(rotary, RotaryEmbedding) and rotary.head_dim == self.head_dim):
             raise ValueError(f"rotary: expected a RotaryEmbedding of head_dim {self.head_dim}, got {rotary!r}")
+        if rotary is not None and rotary.dtype != self.dtype:
+            raise TypeError(f"rotary: expected one of dtype {self.dtype}, as the layer's, got {rotary.dtype}")
+        if rotary is not None and (self.kdim, self.vdim) != (E, E):
+            raise ValueError(f"rotary: expected None with kdim = {self.kdim} and vdim = {self.vdim}, for it is for self-attention only")
         drawn = generator(rng)
         self._draw(drawn, bool(bias), bool(add_bias_kv))
         self.rotary = rotary

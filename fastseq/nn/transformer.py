@@ -249,6 +249,9 @@ class Transformer(Module):
         def norm() -> LayerNorm:
             return LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype)
 
+        for name, custom in (("custom_encoder", custom_encoder), ("custom_decoder", custom_decoder)):
+            if custom is not None and not isinstance(custom, Module):
+                raise TypeError(f"{name}: expected a Module, got {type(custom).__name__}")
         if custom_encoder is None:
             encoder_layer = TransformerEncoderLayer(*options, dtype=dtype, rng=drawn)
             custom_encoder = TransformerEncoder(encoder_layer, num_encoder_layers, norm())
