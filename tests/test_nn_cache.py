@@ -250,7 +250,7 @@ def test_a_copy_of_one_layer_takes_its_own_part_along(rng):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda m, c, x: m(x[:1], cache=c), ValueError, "query: expected 2 rows, as the cache has, got 1"),
+        (lambda m, c, x: m(x[:1], cache=c), ValueError, "src: expected 2 rows, as the cache has, got 1"),
         (lambda m, c, x: c.reset([2]), IndexError, "rows: expected an index, a slice, a sequence or a mask for 2 rows"),
         (lambda m, c, x: c.reset(np.zeros(3, bool)), IndexError, "rows: expected an index"),
         (lambda m, c, x: c.reorder([0, 2]), IndexError, r"indices: expected rows from 0 to 1, got \[0, 2\]"),
@@ -262,7 +262,7 @@ def test_a_copy_of_one_layer_takes_its_own_part_along(rng):
             "key_padding_mask: expected True past the end of each row only",
         ),
         (lambda m, c, x: m(x, src_key_padding_mask=np.zeros((2, 6), bool), cache=c), ValueError, r"key_padding_mask: expected bool of shape \(2, 3\)"),
-        (lambda m, c, x: m(x, mask=np.ones((3, 3), bool), cache=c), ValueError, r"attn_mask: expected shape \(3, 6\)"),
+        (lambda m, c, x: m(x, mask=np.ones((3, 3), bool), cache=c), ValueError, r"^mask: expected shape \(3, 6\)"),
         (lambda m, c, x: nn.KeyValueCache(0), ValueError, "max_length: expected at least 1, got 0"),
     ],
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy as np
 from fastseq.autograd import Tensor, is_recording, record
 from fastseq.functional._check import size as checked_elements
 
-__all__ = ["any_real_input", "checked_dtype", "checked_elements", "checked_size", "id_input", "real_input"]
+__all__ = ["any_real_input", "checked_dtype", "checked_elements", "checked_size", "id_input", "real_input", "rename_argument"]
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -35,6 +37,13 @@ def checked_size(name: str, value: Any) -> int:
     if size < 1:
         raise ValueError(f"{name}: expected at least 1, got {size}")
     return size
+
+
+def rename_argument(error: Exception, names: Mapping[str, str]) -> None:
+    """Let a sentence of an inner module name the arguments of the module that was called: `names` says which are which."""
+    text = str(error)
+    if text.partition(":")[0] in names:
+        error.args = (re.sub(r"\b\w+\b", lambda word: names.get(word[0], word[0]), text),)
 
 
 def real_input(x: Any, dtype: np.dtype, name: str) -> Any:
