@@ -122,7 +122,7 @@ def test_a_causal_mask_of_any_kind_is_the_flag(rng):
     numbers = nn.Transformer.generate_square_subsequent_mask(5)
     numbers[3, 1] = 1e-3
     assert not np.array_equal(layer(x, mask=numbers), want)
-    with pytest.raises(ValueError, match="^mask: expected shape"):
+    with pytest.raises(ValueError, match=r"^mask: expected shape"):
         layer(x, mask=nn.causal_mask(6))
     x[3:] = 7
     assert np.array_equal(layer(x, is_causal=True)[:3], want[:3])
