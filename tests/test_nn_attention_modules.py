@@ -452,6 +452,12 @@ def test_sentences_name_the_arguments_of_the_module_that_was_called(call, messag
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize("name", ["MultiheadAttention", "TransformerEncoderLayer", "TransformerDecoderLayer", "Transformer"])
+def test_arguments_that_are_not_there_are_reported_under_the_public_name(name):
+    with pytest.raises(TypeError, match=f"^{name}.__init__.. got an unexpected keyword argument 'device'"):
+        getattr(nn, name)(4, 2, device="cpu")
+
+
 def test_empty_batches_and_sequences():
     layer = nn.MultiheadAttention(4, 2)
     for shape in ((3, 0, 4), (0, 2, 4), (0, 4)):

@@ -171,11 +171,33 @@ def test_some_rows_with_another_memory(rng):
     whole = np.concatenate([x, more], axis=1)
     assert_near(got[[0, 2], 0], model(whole, memory, tgt_is_causal=True)[[0, 2], -1])
     cache.reset([0])
-    with pytest.raises(ValueError, match="memory: expected 5 positions, as the rows kept in the cache have, got 4"):
+    with pytest.raises(ValueError, match="memory: expected 5 positions, as in the first call, got 4"):
         model(more, other[:, :4], cache=cache)
     cache.reset()
     assert cache.lengths.tolist() == []
     assert_near(model(x[:2], other[:2], cache=cache), model(x[:2], other[:2], tgt_is_causal=True))
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_a_memory_of_another_length_wants_a_reset(batch_first, rng):
+    model, axis = decoder(rng, batch_first), 1 if batch_first else 0
+    x, memory = normal(rng, 3, 3, E), normal(rng, 3, 3, E)
+    other = np.concatenate([memory, memory], axis=axis)
+    cache = nn.KeyValueCache()
+    model(x, memory, cache=cache)
+    with pytest.raises(ValueError, match=r"^memory: expected 3 positions, as in the first call, got 6; cache.reset\(\) begins anew"):
+        model(x, other, cache=cache)
+    assert cache.lengths.tolist() == [3, 3, 3]
+    cache.reset()
+    assert_near(model(x, other, cache=cache), model(x, other, tgt_is_causal=True))
+    layer = nn.MultiheadAttention(E, HEADS, batch_first=batch_first)
+    for kept in (cache, nn.KeyValueCache()):
+        with pytest.raises(ValueError, match=r"^value: expected 3 positions, as key has, got 6"):
+            layer(x, memory, other, cache=kept)
+
+
+def test_help_shows_what_a_user_calls():
+    assert {name for name in dir(nn.KeyValueCache) if not name.startswith("_")} == {"lengths", "reorder", "reset"}
 
 
 def test_single_sequences_and_tensors(rng):

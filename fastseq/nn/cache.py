@@ -28,7 +28,7 @@ class KeyValueCache:
     A cache belongs to the model object that filled it: another one cannot go on from there, not even a copy, but model and cache
     that `copy.deepcopy` or pickle takes together go on as a pair.
 
-    Nothing is recorded: decode with arrays, or under `fs.no_grad()`.
+    A layer with `add_bias_kv` or `add_zero_attn` takes no cache. Nothing is recorded: decode with arrays, or under `fs.no_grad()`.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ class KeyValueCache:
             part.reorder(indices)
 
     @contextlib.contextmanager
-    def whole(self) -> Iterator[None]:
+    def _whole(self) -> Iterator[None]:
         """Whatever is raised inside, wrong input or an interrupt between two layers, leaves the cache as it was."""
         lengths = {owner: part.lengths for owner, part in self._own.items()}
         stale = {owner: part.stale.copy() for owner, part in self._memory.items()}
@@ -137,7 +137,7 @@ class KeyValueCache:
     def _parts(self) -> list[OwnKeys | MemoryKeys]:
         return [*self._own.values(), *self._memory.values()]
 
-    def own(self, owner: Any, counts: np.ndarray) -> OwnKeys:
+    def _own_part(self, owner: Any, counts: np.ndarray) -> OwnKeys:
         """The part of a self-attention, of whose rows each has counts[b] new positions; a new part only in the first call."""
         part = self._own.get(owner)
         if part is None:
@@ -150,11 +150,11 @@ class KeyValueCache:
             part = self._own[owner] = OwnKeys(self.max_length)
         return part
 
-    def memory(self, owner: Any) -> MemoryKeys | None:
+    def _memory_part(self, owner: Any) -> MemoryKeys | None:
         """The part of an attention to a memory, once there is one."""
         return self._memory.get(owner)
 
-    def keep_memory(self, owner: Any, keys: np.ndarray, values: np.ndarray) -> MemoryKeys:
+    def _keep_memory(self, owner: Any, keys: np.ndarray, values: np.ndarray) -> MemoryKeys:
         """Make that part."""
         part = self._memory[owner] = MemoryKeys(keys, values)
         return part
@@ -197,7 +197,7 @@ class CachingModule(Module):
             return self.forward(*args, **kwargs)
         if not isinstance(cache, KeyValueCache):
             raise TypeError(f"cache: expected a KeyValueCache, got {type(cache).__name__}")
-        with cache.whole():
+        with cache._whole():
             return self.forward(*args, **kwargs)
 
 
@@ -278,11 +278,6 @@ class MemoryKeys:
 
     def renew(self, keys: np.ndarray, values: np.ndarray) -> None:
         """Take the keys and values of the stale rows."""
-        if keys.shape[2] != self.keys.shape[2]:
-            raise ValueError(
-                f"memory: expected {self.keys.shape[2]} positions, as the rows kept in the cache have, got {keys.shape[2]}; "
-                "pad it to that length"
-            )
         self.keys[self.stale], self.values[self.stale] = keys, values
         self.stale[...] = False
 

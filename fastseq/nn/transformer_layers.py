@@ -49,17 +49,16 @@ class _Layer(CachingModule):
         self,
         d_model: int,
         nhead: int,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.1,
-        activation: str = "relu",
-        layer_norm_eps: float = 1e-5,
-        batch_first: bool = False,
-        norm_first: bool = False,
-        bias: bool = True,
-        *,
-        rotary: RotaryEmbedding | None = None,
-        dtype: Any = np.float32,
-        rng: Any = None,
+        dim_feedforward: int,
+        dropout: float,
+        activation: str,
+        layer_norm_eps: float,
+        batch_first: bool,
+        norm_first: bool,
+        bias: bool,
+        rotary: RotaryEmbedding | None,
+        dtype: Any,
+        rng: Any,
     ) -> None:
         if activation not in _ACTIVATIONS:
             raise ValueError(f"activation: expected 'relu' or 'gelu', got {activation!r}")
@@ -169,6 +168,25 @@ class TransformerEncoderLayer(_Layer):
     _norms = 2
     _names = _OWN
 
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: str = "relu",
+        layer_norm_eps: float = 1e-5,
+        batch_first: bool = False,
+        norm_first: bool = False,
+        bias: bool = True,
+        *,
+        rotary: RotaryEmbedding | None = None,
+        dtype: Any = np.float32,
+        rng: Any = None,
+    ) -> None:
+        options = (d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, batch_first, norm_first, bias)
+        super().__init__(*options, rotary, dtype, rng)
+
     def forward(
         self,
         src: Any,
@@ -238,6 +256,25 @@ class TransformerDecoderLayer(_Layer):
 
     _norms = 3
     _names = _TARGET
+
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: str = "relu",
+        layer_norm_eps: float = 1e-5,
+        batch_first: bool = False,
+        norm_first: bool = False,
+        bias: bool = True,
+        *,
+        rotary: RotaryEmbedding | None = None,
+        dtype: Any = np.float32,
+        rng: Any = None,
+    ) -> None:
+        options = (d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, batch_first, norm_first, bias)
+        super().__init__(*options, rotary, dtype, rng)
 
     def forward(
         self,
