@@ -10,7 +10,7 @@ from fastseq import functional
 from fastseq.autograd import Tensor, is_recording
 from fastseq.functional import _check
 from fastseq.nn import init
-from fastseq.nn._inputs import checked_dtype, checked_size, real_input
+from fastseq.nn._inputs import checked_dtype, checked_flag, checked_size, real_input
 from fastseq.nn._masks import row_lengths, visible
 from fastseq.nn.cache import CachingModule, KeyValueCache, MemoryKeys
 from fastseq.nn.linear import Linear
@@ -98,7 +98,9 @@ class MultiheadAttention(CachingModule):
         self.dropout = _check.probability("dropout", dropout)
         self.kdim = E if kdim is None else checked_size("kdim", kdim)
         self.vdim = E if vdim is None else checked_size("vdim", vdim)
-        self.add_zero_attn, self.batch_first, self.dtype = bool(add_zero_attn), bool(batch_first), checked_dtype(dtype)
+        self.add_zero_attn, self.batch_first = checked_flag("add_zero_attn", add_zero_attn), checked_flag("batch_first", batch_first)
+        bias, add_bias_kv = checked_flag("bias", bias), checked_flag("add_bias_kv", add_bias_kv)
+        self.dtype = checked_dtype(dtype)
         if rotary is not None and not (isinstance(rotary, RotaryEmbedding) and rotary.head_dim == self.head_dim):
             raise ValueError(f"rotary: expected a RotaryEmbedding of head_dim {self.head_dim}, got {rotary!r}")
         if rotary is not None and rotary.dtype != self.dtype:
@@ -106,7 +108,7 @@ class MultiheadAttention(CachingModule):
         if rotary is not None and (self.kdim, self.vdim) != (E, E):
             raise ValueError(f"rotary: expected None with kdim = {self.kdim} and vdim = {self.vdim}, for it is for self-attention only")
         drawn = generator(rng)
-        self._draw(drawn, bool(bias), bool(add_bias_kv))
+        self._draw(drawn, bias, add_bias_kv)
         self.rotary = rotary
         self._seed, self._calls = next_seed(drawn), 0
 
@@ -177,6 +179,8 @@ class MultiheadAttention(CachingModule):
         ValueError, TypeError
             Shapes, dtypes, masks or options that do not fit.
         """
+        need_weights = checked_flag("need_weights", need_weights)
+        average_attn_weights, is_causal = checked_flag("average_attn_weights", average_attn_weights), checked_flag("is_causal", is_causal)
         own = (key is None or key is query) and (value is None or value is query)
         joint = value is None or value is key
         query = self._door(query, "query", self.embed_dim)

@@ -10,7 +10,7 @@ from fastseq import functional
 from fastseq.autograd import Tensor
 from fastseq.functional import _check
 from fastseq.nn import init
-from fastseq.nn._inputs import checked_dtype, checked_size, real_input
+from fastseq.nn._inputs import checked_dtype, checked_flag, checked_size, real_input
 from fastseq.nn.dropout import Dropout
 from fastseq.nn.module import Module, Parameter
 from fastseq.runtime import generator
@@ -97,7 +97,7 @@ class SinusoidalPositionalEncoding(_Positions):
     def __init__(
         self, d_model: int, dropout: float = 0.0, batch_first: bool = False, *, base: float = 10000.0, dtype: Any = np.float32, rng: Any = None
     ) -> None:
-        self.d_model, self.batch_first = checked_size("d_model", d_model), bool(batch_first)
+        self.d_model, self.batch_first = checked_size("d_model", d_model), checked_flag("batch_first", batch_first)
         self.base, self.dtype = _checked_base(base), checked_dtype(dtype)
         self.dropout = Dropout(dropout, rng=rng)
 
@@ -159,7 +159,7 @@ class LearnedPositionalEncoding(_Positions):
         self, max_length: int, d_model: int, dropout: float = 0.0, batch_first: bool = False, *, dtype: Any = np.float32, rng: Any = None
     ) -> None:
         self.max_length, self.d_model = checked_size("max_length", max_length), checked_size("d_model", d_model)
-        self.batch_first, self.dtype, drawn = bool(batch_first), checked_dtype(dtype), generator(rng)
+        self.batch_first, self.dtype, drawn = checked_flag("batch_first", batch_first), checked_dtype(dtype), generator(rng)
         self.weight = Parameter(init.normal(drawn, (self.max_length, self.d_model), self.dtype, 0.02))
         self.dropout = Dropout(dropout, rng=drawn)
 
@@ -198,7 +198,7 @@ class OneHotPositionalEncoding(_Positions):
 
     def __init__(self, max_length: int, batch_first: bool = False, *, dtype: Any = np.float32) -> None:
         self.max_length = checked_size("max_length", max_length)
-        self.batch_first, self.dtype = bool(batch_first), checked_dtype(dtype)
+        self.batch_first, self.dtype = checked_flag("batch_first", batch_first), checked_dtype(dtype)
 
     def forward(self, x: Any, *, offset: Any = 0) -> Any:
         """x (T, B, E), with `batch_first` (B, T, E), or (T, E) -> the same with E + max_length.
@@ -254,7 +254,7 @@ class RotaryEmbedding(Module):
         self.head_dim = checked_size("head_dim", head_dim)
         if self.head_dim % 2:
             raise ValueError(f"head_dim: expected an even number, got {head_dim}")
-        self.base, self.interleaved, self.dtype = _checked_base(base), bool(interleaved), checked_dtype(dtype)
+        self.base, self.interleaved, self.dtype = _checked_base(base), checked_flag("interleaved", interleaved), checked_dtype(dtype)
 
     def forward(self, x: Any, *, offset: Any = 0) -> Any:
         """x (..., T, D) -> the same, each vector turned.

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastseq.functional import _check
 from fastseq.nn import init
-from fastseq.nn._inputs import checked_size, rename_argument
+from fastseq.nn._inputs import checked_flag, checked_size, rename_argument
 from fastseq.nn.cache import CachingModule, KeyValueCache
 from fastseq.nn.containers import ModuleList
 from fastseq.nn.masks import causal_mask
@@ -117,7 +117,7 @@ class TransformerEncoder(_Stack):
         ValueError, TypeError
             Shapes, dtypes or masks that do not fit.
         """
-        causal = bool(is_causal)
+        causal = is_causal is not None and checked_flag("is_causal", is_causal)
         more = {} if cache is None else {"cache": cache}
         try:
             for layer in self.layers:
@@ -178,7 +178,7 @@ class TransformerDecoder(_Stack):
 
         A causal `tgt_mask` is recognised and costs nothing.
         """
-        causal = bool(tgt_is_causal)
+        causal = tgt_is_causal is not None and checked_flag("tgt_is_causal", tgt_is_causal)
         more = {} if cache is None else {"cache": cache}
         for layer in self.layers:
             tgt = layer(
@@ -248,7 +248,8 @@ class Transformer(Module):
         rng: Any = None,
     ) -> None:
         drawn = generator(rng)
-        self.d_model, self.nhead, self.batch_first = checked_size("d_model", d_model), checked_size("nhead", nhead), bool(batch_first)
+        self.d_model, self.nhead = checked_size("d_model", d_model), checked_size("nhead", nhead)
+        self.batch_first = checked_flag("batch_first", batch_first)
         options = (d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, batch_first, norm_first, bias)
 
         def norm() -> LayerNorm:

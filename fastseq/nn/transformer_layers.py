@@ -8,7 +8,7 @@ import numpy as np
 
 from fastseq import functional
 from fastseq.autograd import Tensor
-from fastseq.nn._inputs import checked_dtype, checked_size, real_input, rename_argument
+from fastseq.nn._inputs import checked_dtype, checked_flag, checked_size, real_input, rename_argument
 from fastseq.nn.cache import CachingModule, KeyValueCache
 from fastseq.nn.dropout import Dropout
 from fastseq.nn.linear import Linear
@@ -63,7 +63,8 @@ class _Layer(CachingModule):
         if activation not in _ACTIVATIONS:
             raise ValueError(f"activation: expected 'relu' or 'gelu', got {activation!r}")
         self.d_model, width = checked_size("d_model", d_model), checked_size("dim_feedforward", dim_feedforward)
-        self.batch_first, self.norm_first, self.activation = bool(batch_first), bool(norm_first), activation
+        self.batch_first, self.norm_first = checked_flag("batch_first", batch_first), checked_flag("norm_first", norm_first)
+        self.activation = activation
         self.dtype, drawn = checked_dtype(dtype), generator(rng)
 
         def attention(rotary: RotaryEmbedding | None) -> MultiheadAttention:
