@@ -153,8 +153,11 @@ static void attention_decode_backward_head(const attention_run *a, const attenti
     ptrdiff_t shared = c->heads / c->kv_heads, h0 = kv * shared, D = attention_whole(k, c->D), Dv = attention_whole(k, c->Dv), to;
     for (ptrdiff_t g = 0; g < shared; g++) {
         memset(attention_at(&a->dq, b, h0 + g, 0), 0, (size_t)c->D * sizeof(real));
-        memset(r->q + g * D, 0, (size_t)D * sizeof(real)), memcpy(r->q + g * D, attention_at(&a->q, b, h0 + g, 0), (size_t)c->D * sizeof(real));
-        memset(r->dy + g * Dv, 0, (size_t)Dv * sizeof(real)), memcpy(r->dy + g * Dv, attention_at(&a->dy, b, h0 + g, 0), (size_t)c->Dv * sizeof(real));
+        memset(r->q + g * D, 0, (size_t)D * sizeof(real));
+        memset(r->dy + g * Dv, 0, (size_t)Dv * sizeof(real));
+        if (a->lse[b * c->heads + h0 + g] == -(real)INFINITY) continue; /* sees nothing: what it holds does not count */
+        memcpy(r->q + g * D, attention_at(&a->q, b, h0 + g, 0), (size_t)c->D * sizeof(real));
+        memcpy(r->dy + g * Dv, attention_at(&a->dy, b, h0 + g, 0), (size_t)c->Dv * sizeof(real));
     }
     attention_zero_keys(a, b, kv, 0, sees.first);
     attention_zero_keys(a, b, kv, sees.end, c->Tk);
