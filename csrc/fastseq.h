@@ -275,7 +275,7 @@ size_t FSQ_OP(fsq_attention_decoder_backward_work)(const fsq_attention_decoder_c
  * forward: y (B, heads, Tq, Dv) out; lse (B, heads, Tq), cache or NULL, = log(sum exp(score)), -inf where nothing is seen; weights
  * (B, heads, Tq, Tk) = w m out or NULL; q (B, heads, Tq, D), k (B, kv_heads, Tk, D), v (B, kv_heads, Tk, Dv) in.
  * A query's y, lse and weights depend on it and on its keys and values only. One query (Tq = 1) takes another order of additions, its keys
- * in fixed pieces which are merged in order, unless there is dropout, `tiles` is set, or weights (dscores) are wanted.
+ * in fixed pieces which are merged in order, unless there is dropout, `tiles` is set, or weights are given.
  *
  * backward: dq, dk, dv out, arrays like q, k, v that do not overlap; dscores (B, heads, Tq, Tk) out or NULL, the gradient of
  * scale q k^T + mask; y, lse, q, k, v as in forward, dy like y; weights and dweights (B, heads, Tq, Tk), both or neither: forward's

@@ -288,12 +288,12 @@ static void attention_scores_backward(real *dp, const real *p, const real *delta
         }
 }
 
-/* One query's: p = exp(p - lse), ds = p (ds - delta) scale, 0 where p is. */
-static void attention_row_backward(real *p, real *ds, real lse, real delta, real scale, ptrdiff_t n) {
+/* One query's: p = exp(p - lse), ds = p (ds - delta), 0 where p is. */
+static void attention_row_backward(real *p, real *ds, real lse, real delta, ptrdiff_t n) {
     vreal shift = vset1(softmax_shift(lse));
     for (ptrdiff_t j = 0; j < n; j += VL) {
         ptrdiff_t width = n - j < VL ? n - j : VL;
-        vreal weight = vexp_down(vsub(vload_n(p + j, width), shift)), d = vmul(vmul(weight, vsub(vload_n(ds + j, width), vset1(delta))), vset1(scale));
+        vreal weight = vexp_down(vsub(vload_n(p + j, width), shift)), d = vmul(weight, vsub(vload_n(ds + j, width), vset1(delta)));
         vstore_n(p + j, weight, width);
         vstore_n(ds + j, vselect(veq(weight, vzero()), vzero(), d), width);
     }

@@ -158,7 +158,7 @@ typedef struct FSQ_FN(kernels) {
     void (*attention_row)(real *s, ptrdiff_t n, real *m, real *l);
     void (*attention_weights)(real *s, const real *lse, ptrdiff_t keys, ptrdiff_t queries);
     void (*attention_scores_backward)(real *dp, const real *p, const real *delta, real scale, ptrdiff_t keys, ptrdiff_t queries);
-    void (*attention_row_backward)(real *p, real *ds, real lse, real delta, real scale, ptrdiff_t n);
+    void (*attention_row_backward)(real *p, real *ds, real lse, real delta, ptrdiff_t n);
     void (*attention_delta)(real *delta, const real *a, ptrdiff_t row_a, const real *b, ptrdiff_t row_b, ptrdiff_t queries, ptrdiff_t n);
     /* ---- pointwise.c: n elements, one thread */
     void (*pointwise_forward[FSQ_GELU_TANH + 1])(real *y, const real *x, ptrdiff_t n);

@@ -149,10 +149,10 @@ static void attention_start(attention_run *a, double nanoseconds, int threads, v
 
 /* ---------------------------------------------------------------- entry points */
 
-/* One query for each head, and nothing that only training wants. */
+/* One query for each head, and neither dropout nor weights. */
 static int attention_decodes(const attention_run *a) {
     const fsq_attention_call *c = a->call;
-    return c->Tq == 1 && c->dropout == 0 && !c->tiles && !a->weights && !a->dscores;
+    return c->Tq == 1 && c->dropout == 0 && !c->tiles && !a->weights;
 }
 
 /* The time that the bytes of k and v take: about 40 a nanosecond from L2. */

@@ -20,4 +20,4 @@ class AttentionOptions(NamedTuple):
     seed: int = 0  # Philox's key is made of seed, layer and call
     layer: int = 0
     call: int = 0
-    tiles: bool = False  # one query, too, by tiles: in forward and in backward alike where one of them needs the scores in tiles
+    tiles: bool = False  # one query, too, by tiles, as its weights need them: in forward and in backward alike

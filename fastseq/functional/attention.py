@@ -293,7 +293,7 @@ class _Problem(NamedTuple):
 def _attend(problem: _Problem, inputs: tuple[Any, ...], return_weights: bool, join: Any = None, split: Any = None, gradients: Any = None) -> Any:
     """The call of the backend, and its record. The hooks say how the caller's arrays hold y and gradients: by default as q, k, v do."""
     recording = is_recording(*inputs)
-    if return_weights or (recording and _check.wants(inputs[-1])):
+    if return_weights:
         problem.keywords["options"] = problem.keywords["options"]._replace(tiles=True)
     y, lse, weights = problem.backend.attention_forward(*problem.arrays, **problem.keywords, training=recording, weights=return_weights)
     outputs = [y.reshape(problem.shape_y) if join is None else join(y)]
