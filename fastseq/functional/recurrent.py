@@ -165,17 +165,17 @@ def backward_half(
 # ---------------------------------------------------------------- checks
 
 
-def checked_lengths(lengths: Any, steps: int, *batch: int) -> Array | None:
-    """Lengths (B,), or () without a batch, from 0 to T and of any integer dtype, as int64 (B,) or (1,)."""
+def checked_lengths(lengths: Any, steps: int, *batch: int, name: str = "lengths", limit: str = "the number of steps") -> Array | None:
+    """Lengths (B,), or () without a batch, from 0 to T and of any integer dtype, as int64 (B,) or (1,); `limit` says what T is."""
     if lengths is None:
         return None
-    found = _plain("lengths", lengths)
+    found = _plain(name, lengths)
     if found.dtype.kind not in "iu" and not (found.size == 0 and isinstance(lengths, (list, tuple))):
-        raise TypeError(f"lengths: expected integers, got {found.dtype}")
-    _check.shape("lengths", found, batch)
+        raise TypeError(f"{name}: expected integers, got {found.dtype}")
+    _check.shape(name, found, batch)
     if found.size and not (found.min() >= 0 and found.max() <= steps):
         wrong = found[(found < 0) | (found > steps)][0]
-        raise ValueError(f"lengths: expected integers from 0 to {steps}, the number of steps, got {wrong}")
+        raise ValueError(f"{name}: expected integers from 0 to {steps}, {limit}, got {wrong}")
     return np.ascontiguousarray(found, np.int64)
 
 
