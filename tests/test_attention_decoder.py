@@ -277,6 +277,7 @@ BAD = [
     ({"lengths": [1, 2, 3]}, ValueError, "lengths: expected integers from 0 to 2, the number of steps, got 3"),
     ({"memory_lengths": [1, 2]}, ValueError, r"^memory_lengths: expected shape \(3,\), got \(2,\)"),
     ({"memory_lengths": [1, 2, 5]}, ValueError, "^memory_lengths: expected integers from 0 to 4, the memory's length, got 5"),
+    ({"return_weights": "yes"}, TypeError, "return_weights: expected True or False, got str"),
     ({"cell": "gru"}, TypeError, "c_0: expected None with a GRU, got ndarray"),
 ]
 

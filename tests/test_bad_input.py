@@ -112,6 +112,8 @@ REFUSED = [
     (lambda: F.dropout(A, seed=-1), ValueError, "seed: expected an integer in .*, got -1"),
     (lambda: F.dropout(A, seed=1, layer=2**32), ValueError, "layer: expected an integer in .*, got 4294967296"),
     (lambda: F.dropout(A, rng="x"), TypeError, "rng: expected None, a seed or a numpy.random.Generator, got str"),
+    # options that are True or False
+    (lambda: F.rotary_embedding(A[:, :2], A[:, :1], A[:, :1], interleaved="half"), TypeError, "^interleaved: expected True or False, got str"),
     # shapes
     (lambda: F.reshape(A, 5, -1), ValueError, r"shape: expected 12 elements, as x of shape \(4, 3\) has, got \(5, -1\)"),
     (lambda: F.transpose(A, 0, 0), ValueError, r"axes: expected an order of 2 axes, got \(0, 0\)"),

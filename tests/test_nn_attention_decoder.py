@@ -302,6 +302,7 @@ def test_empty_sizes(options, empty):
     ((3, 5, 4), {"attention": "luong"}, ValueError, "attention: expected one of"),
     ((3, 5, 4), {"attention": "dot"}, ValueError, "memory_size: expected 5, the hidden_size, for dot attention, got 4"),
     ((3, 5, 5), {"attention": "dot", "attention_size": 3}, ValueError, "attention_size: expected None with dot attention, got 3"),
+    ((3, 5, 4), {"input_feeding": None}, TypeError, "input_feeding: expected True or False, got NoneType"),
     ((3, 5, 4), {"dtype": np.float16}, TypeError, "dtype: expected float32 or float64"),
 ])  # fmt: skip
 def test_bad_arguments(arguments, options, error, text):

@@ -84,6 +84,22 @@ def integer(name: str, value: Any, low: int, high: int) -> int:
     return number
 
 
+def boolean(name: str, value: Any, array_hint: str = "") -> bool:
+    """True or False, NumPy's too, 0 or 1; `array_hint` ends the sentence for an array."""
+    if type(value) is bool:
+        return value
+    if isinstance(value, np.bool_ | int | np.integer) and value in (0, 1):
+        return bool(value)
+    came = value if isinstance(value, int | np.integer) else type(value).__name__
+    raise TypeError(f"{name}: expected True or False, got {came}{array_hint if hasattr(value, 'shape') else ''}")
+
+
+def made_by(forward: str, cache: Any, kind: type) -> None:
+    """Raises unless the cache is of the kind that this forward half returns."""
+    if not isinstance(cache, kind):
+        raise TypeError(f"cache: expected what {forward} returned, got {type(cache).__name__}")
+
+
 def axis(name: str, value: Any, ndim: int) -> int:
     """An axis counted from the front."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):

@@ -108,6 +108,7 @@ def attention_decoder(
     >>> o.shape, h.shape, a.shape
     ((5, 2, 4), (2, 4), (5, 2, 7))
     """
+    return_weights = _check.boolean("return_weights", return_weights)
     weights = DecoderWeights(w_ih, w_hh, b_ih, b_hh, w_out, b_out, w_query, u)
     ready = _ready(attention, memory, w_key, b_key, memory_lengths)
     run = _Run(cell, attention, x, ready, weights, h_0, c_0, lengths)
@@ -262,8 +263,7 @@ def attention_decoder_backward(
     ValueError, TypeError
         If shapes or dtypes do not fit.
     """
-    if not isinstance(cache, DecoderCache):
-        raise TypeError(f"cache: expected what attention_decoder_forward returned, got {type(cache).__name__}")
+    _check.made_by("attention_decoder_forward", cache, DecoderCache)
     given = {"doutputs": doutputs, "dh": dh, "dc": dc, "dweights": dweights}
     for (name, value), expected in zip(given.items(), cache.shapes, strict=True):
         if value is None and name != "doutputs":

@@ -11,6 +11,7 @@ from fastseq.autograd import Tensor
 from fastseq.backends import backend_of
 from fastseq.backends.attention_decoder import DecoderWeights
 from fastseq.backends.recurrent import gates_of
+from fastseq.functional import _check
 from fastseq.functional.attention_decoder import CELLS, checked_attention, decode, scale_of
 from fastseq.functional.decoder_memory import DecoderMemory, checked_memory_lengths, made_ready
 from fastseq.functional.recurrent import checked_lengths
@@ -100,7 +101,7 @@ class AttentionDecoder(RecurrentModule):
         if attention_size is not None and self.attention != "additive":
             raise ValueError(f"attention_size: expected None with {attention} attention, got {attention_size}")
         self.attention_size = A = H if attention_size is None else checked_size("attention_size", attention_size)
-        self.input_feeding, self.bias, self.dtype = bool(input_feeding), True, checked_dtype(dtype)
+        self.input_feeding, self.bias, self.dtype = _check.boolean("input_feeding", input_feeding), True, checked_dtype(dtype)
         rng, G = generator(rng), gates_of(cell)
         shapes = {"weight_ih": (G * H, I + M * self.input_feeding), "weight_hh": (G * H, H), "bias_ih": (G * H,), "bias_hh": (G * H,)}
         self._tables = ((self._draw(shapes, "", rng, H**-0.5),),)
@@ -156,6 +157,7 @@ class AttentionDecoder(RecurrentModule):
         ValueError, TypeError
             Shapes, dtypes or options other than these.
         """
+        return_weights = _check.boolean("return_weights", return_weights)
         if return_weights and self.attention is None:
             raise ValueError("return_weights: expected False, for this decoder has no attention, got True")
         x = real_input(x, self.dtype, "x")
