@@ -388,6 +388,8 @@ _Q, _K = np.zeros((2, 4, 5, 6)), np.zeros((2, 4, 7, 6))
         (lambda: attend(_Q, _K, _K, key_lengths=[-1, 3]), ValueError, "key_lengths: expected lengths from 0 to 7, got -1"),
         (lambda: attend(_Q, _K, _K, key_lengths=[1]), ValueError, r"key_lengths: expected shape \(2,\), got \(1,\)"),
         (lambda: attend(_Q, _K, _K, key_lengths=[1.0, 2.0]), TypeError, "key_lengths: expected integers, got float64"),
+        (lambda: attend(_Q, _K, _K, key_lengths=[[1], [2, 3]]), ValueError, "^key_lengths: expected an array, got a list that NumPy cannot make one of$"),
+        (lambda: attend(_Q, _K, _K, key_lengths=[]), ValueError, r"^key_lengths: expected shape \(2,\), got \(0,\)$"),
         (lambda: attend(_Q, _K, _K, window=0), ValueError, "window: expected an integer in"),
         (lambda: attend(_Q, _K, _K, causal_offset=0.5), TypeError, "causal_offset: expected an integer, got float"),
         (lambda: attend(_Q, _K, _K, scale="1"), TypeError, "scale: expected a number, got str"),
@@ -417,6 +419,10 @@ def test_what_counts_as_true(rng):
     for yes in (np.True_, 1, np.int8(1)):
         assert_same_bits(attend(q, k, v, is_causal=yes), attend(q, k, v, is_causal=True))
     assert_same_bits(attend(q, k, v, is_causal=0), attend(q, k, v))
+
+
+def test_no_lengths_of_no_rows():
+    assert attend(_Q[:0], _K[:0], _K[:0], key_lengths=[]).shape == (0, 4, 5, 6)
 
 
 # ---------------------------------------------------------------- PyTorch

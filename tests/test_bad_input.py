@@ -154,6 +154,16 @@ def test_gpu_arrays_are_told_where_to_go():
         F.tanh(_GpuArray())
 
 
+def test_tensors_of_pytorch_are_called_by_their_whole_name():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=r"x: expected an array or a Tensor, got torch\.Tensor$"):
+        F.tanh(torch.zeros(3))
+    with pytest.raises(TypeError, match=r"^x: expected an array, got a torch\.Tensor that requires a gradient, .*; pass x\.detach\(\)$"):
+        fs.nn.LSTM(3, 5)(torch.zeros(6, 2, 3, requires_grad=True))
+    with pytest.raises(TypeError, match=r"^x: expected an array, got a torch\.Tensor that NumPy cannot make one of$"):
+        fs.nn.LSTM(3, 5)(torch.zeros(6, 2, 3, dtype=torch.bfloat16))
+
+
 def test_results_too_large_for_memory_raise_memory_error():
     with pytest.raises(MemoryError):
         F.matmul(huge(2**30, 1), huge(1, 2**20))

@@ -300,6 +300,7 @@ def test_empty_sizes(options, empty):
     ((0, 5, 4), {}, ValueError, "input_size: expected at least 1, got 0"),
     ((3, 5, 4), {"cell": "rnn"}, ValueError, "cell: expected 'lstm' or 'gru', got 'rnn'"),
     ((3, 5, 4), {"attention": "luong"}, ValueError, "attention: expected one of"),
+    ((3, 5, 4), {"attention": False}, ValueError, "expected one of 'additive', 'dot', 'scaled_dot', 'bilinear' or None, got False"),
     ((3, 5, 4), {"attention": "dot"}, ValueError, "memory_size: expected 5, the hidden_size, for dot attention, got 4"),
     ((3, 5, 5), {"attention": "dot", "attention_size": 3}, ValueError, "attention_size: expected None with dot attention, got 3"),
     ((3, 5, 4), {"input_feeding": None}, TypeError, "input_feeding: expected True or False, got NoneType"),

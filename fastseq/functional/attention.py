@@ -423,9 +423,7 @@ def _mask(attn_mask: Any, q: Array, full: tuple[int, ...]) -> tuple[Array, tuple
 
 def _lengths(key_lengths: Any, lead: tuple[int, ...], Tk: int) -> Array:
     """Lengths as (B,) int64."""
-    lengths = np.asarray(_check.data(key_lengths))
-    if lengths.dtype.kind not in "iu":
-        raise TypeError(f"key_lengths: expected integers, got {lengths.dtype}")
+    lengths = _check.counts("key_lengths", key_lengths)
     if lengths.shape != lead:
         raise ValueError(f"key_lengths: expected shape {lead}, got {lengths.shape}")
     if lengths.size and (lengths.min() < 0 or lengths.max() > Tk):

@@ -290,12 +290,12 @@ def attention_decoder_backward(
 # ---------------------------------------------------------------- checks
 
 
-def checked_attention(value: Any) -> str:
-    """The name of a score, "general" as "bilinear"."""
-    value = "bilinear" if isinstance(value, str) and value == "general" else value
-    if value not in ATTENTIONS:
-        raise ValueError(f"attention: expected one of {', '.join(map(repr, ATTENTIONS))}, got {value!r}")
-    return value
+def checked_attention(value: Any, other: str = "") -> str:
+    """The name of a score, "general" as "bilinear"; `other`: what the caller takes beside them."""
+    found = "bilinear" if isinstance(value, str) and value == "general" else value
+    if not isinstance(found, str) or found not in ATTENTIONS:
+        raise ValueError(f"attention: expected one of {', '.join(map(repr, ATTENTIONS))}{other}, got {value!r}")
+    return found
 
 
 def scale_of(attention: str | None, size: int) -> float:

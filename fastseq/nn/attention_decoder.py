@@ -92,7 +92,7 @@ class AttentionDecoder(RecurrentModule):
         if cell not in CELLS:
             raise ValueError(f"cell: expected 'lstm' or 'gru', got {cell!r}")
         self.cell = self._cell = cell
-        self.attention = None if attention is None else checked_attention(attention)
+        self.attention = None if attention is None else checked_attention(attention, " or None")
         self.input_size = I = checked_size("input_size", input_size)
         self.hidden_size = H = checked_size("hidden_size", hidden_size)
         self.memory_size = M = checked_size("memory_size", memory_size)
