@@ -454,18 +454,41 @@ _Q, _K = np.zeros((2, 4, 5, 6)), np.zeros((2, 4, 7, 6))
         (lambda: attend(_Q, _K, _K, key_lengths=[-1, 3]), ValueError, "key_lengths: expected lengths from 0 to 7, got -1"),
         (lambda: attend(_Q, _K, _K, key_lengths=[1]), ValueError, r"key_lengths: expected shape \(2,\), got \(1,\)"),
         (lambda: attend(_Q, _K, _K, key_lengths=[1.0, 2.0]), TypeError, "key_lengths: expected integers, got float64"),
+        (lambda: attend(_Q, _K, _K, key_lengths=[[1], [2, 3]]), ValueError, "^key_lengths: expected an array, got a list that NumPy cannot make one of$"),
+        (lambda: attend(_Q, _K, _K, key_lengths=[]), ValueError, r"^key_lengths: expected shape \(2,\), got \(0,\)$"),
         (lambda: attend(_Q, _K, _K, window=0), ValueError, "window: expected an integer in"),
         (lambda: attend(_Q, _K, _K, causal_offset=0.5), TypeError, "causal_offset: expected an integer, got float"),
         (lambda: attend(_Q, _K, _K, scale="1"), TypeError, "scale: expected a number, got str"),
         (lambda: attend(_Q, _K, _K, dropout_p=1.5), ValueError, "dropout_p: expected a probability between 0 and 1, got 1.5"),
         (lambda: functional.self_attention(np.zeros((2, 3, 10)), 2), ValueError, "qkv: expected 3 E columns, E a multiple of num_heads = 2, got 10"),
         (lambda: functional.self_attention(np.zeros((2, 3)), 2), ValueError, r"qkv: expected shape \(B, T, 3 E\), got \(2, 3\)"),
+        (lambda: functional.scaled_dot_product_attention_backward(1, _Q), TypeError,
+         "^cache: expected what scaled_dot_product_attention_forward returned, got int$"),
+        (lambda: attend(_Q, _K, _K, is_causal=np.ones((5, 7), bool)), TypeError, "^is_causal: expected True or False, got ndarray; a mask is attn_mask$"),
+        (lambda: attend(_Q, _K, _K, is_causal="no"), TypeError, "^is_causal: expected True or False, got str$"),
+        (lambda: attend(_Q, _K, _K, is_causal=2), TypeError, "^is_causal: expected True or False, got 2$"),
+        (lambda: attend(_Q, _K, _K, is_causal=None), TypeError, "^is_causal: expected True or False, got NoneType$"),
+        (lambda: attend(_Q, _K, _K, enable_gqa=_Q), TypeError, "^enable_gqa: expected True or False, got ndarray$"),
+        (lambda: attend(_Q, _K, _K, return_weights=_Q), TypeError, "^return_weights: expected True or False, got ndarray$"),
+        (lambda: functional.scaled_dot_product_attention_forward(_Q, _K, _K, is_causal=_Q), TypeError, "^is_causal: expected True or False, got ndarray"),
+        (lambda: functional.self_attention(np.zeros((2, 3, 12)), 2, batch_first="yes"), TypeError, "^batch_first: expected True or False, got str$"),
         (lambda: functional.scaled_dot_product_attention_forward(fs.Tensor(_Q), _K, _K), TypeError, "q: expected an array, got a Tensor"),
     ],
 )  # fmt: skip
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_what_counts_as_true(rng):
+    q, k, v = arrays(rng, np.float64)
+    for yes in (np.True_, 1, np.int8(1)):
+        assert_same_bits(attend(q, k, v, is_causal=yes), attend(q, k, v, is_causal=True))
+    assert_same_bits(attend(q, k, v, is_causal=0), attend(q, k, v))
+
+
+def test_no_lengths_of_no_rows():
+    assert attend(_Q[:0], _K[:0], _K[:0], key_lengths=[]).shape == (0, 4, 5, 6)
 
 
 # ---------------------------------------------------------------- PyTorch
