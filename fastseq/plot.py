@@ -46,7 +46,8 @@ def attention(
     Raises
     ------
     ValueError, TypeError
-        If the weights are no matrix of real numbers, or the words are not as many as its rows and columns.
+        If the weights are no matrix of real numbers, the words are not as many as its rows and columns, or matplotlib does not
+        know the Axes or the colormap.
     ImportError
         If matplotlib is missing.
 
@@ -61,6 +62,9 @@ def attention(
     if a.ndim != 2 or a.size == 0:
         raise ValueError(f"weights: expected shape (Tq, Tk), of one sentence and one head and not empty, got {a.shape}")
     words = _words("source", source, a.shape[1]), _words("target", target, a.shape[0])
+    if ax is not None and not isinstance(ax, pyplot().Axes):
+        raise TypeError(f"ax: expected a matplotlib Axes, got {type(ax).__name__}")
+    cmap = _colours(cmap)
     if ax is None:
         cell = min(_CELL, _LARGEST / max(a.shape))
         across, down = (_LETTER * max(map(len, names or [""])) for names in words[::-1])
@@ -105,7 +109,7 @@ def attention_grid(
     Raises
     ------
     ValueError, TypeError
-        If shapes do not fit.
+        If shapes do not fit, or matplotlib does not know the colormap.
     ImportError
         If matplotlib is missing.
 
@@ -119,6 +123,7 @@ def attention_grid(
     a = _stacked(weights)
     layers, heads, rows, columns = a.shape
     words = _words("source", source, columns), _words("target", target, rows)
+    cmap = _colours(cmap)
     cell = min(0.6 * _CELL, _LARGEST / max(layers * rows, heads * columns))
     cell = max(cell, 0.9 / max(rows, columns))  # of a map at least 0.9 inches wide
     across, down = (0.8 * _LETTER * max(map(len, names or [""])) for names in words[::-1])
@@ -181,6 +186,14 @@ def _words(name: str, words: Sequence[Any] | None, count: int) -> list[str] | No
     if len(shown) != count:
         raise ValueError(f"{name}: expected {count} words, as the weights have {'columns' if name == 'source' else 'rows'}, got {len(shown)}")
     return [word if word.strip() else "\u2423" * len(word) for word in shown]
+
+
+def _colours(cmap: Any) -> Any:
+    """The colormap itself."""
+    try:
+        return pyplot().get_cmap(cmap)
+    except (ValueError, TypeError):
+        raise ValueError(f"cmap: expected a matplotlib colormap or its name, got {cmap!r}") from None
 
 
 # ---------------------------------------------------------------- drawing

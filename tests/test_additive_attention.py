@@ -332,6 +332,7 @@ REFUSED = [
     (lambda: F.additive_attention(Q, K, V, U, key_lengths=[4]), ValueError, r"key_lengths: expected shape \(2,\), got \(1,\)"),
     (lambda: F.additive_attention(Q, K, V, U, key_lengths=[4.0, 1.0]), TypeError, "key_lengths: expected integers, got float64"),
     (lambda: F.additive_attention_forward(fs.Tensor(Q), K, V, U), TypeError, "q: expected an array, got a Tensor; additive_attention records"),
+    (lambda: F.additive_attention(Q, K, V, U, return_weights=Q), TypeError, "^return_weights: expected True or False, got ndarray"),
     (lambda: F.additive_attention_backward(3, V), TypeError, "cache: expected what additive_attention_forward returned, got int"),
     (lambda: F.additive_attention_backward(F.additive_attention_forward(Q, K, V, U)[2], V), ValueError,
      r"dy: expected shape \(2, 3, 6\), got \(2, 4, 6\)"),

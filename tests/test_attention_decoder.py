@@ -275,8 +275,9 @@ BAD = [
     ({"attention": "dot", "w_key": None, "b_key": None, "u": None, "w_query": None}, ValueError, r"memory: expected shape \(S, B, 5\)"),
     ({"h_0": np.zeros((2, 5))}, ValueError, r"h_0: expected shape \(3, 5\), got \(2, 5\)"),
     ({"lengths": [1, 2, 3]}, ValueError, "lengths: expected integers from 0 to 2, the number of steps, got 3"),
-    ({"memory_lengths": [1, 2]}, ValueError, r"lengths: expected shape \(3,\), got \(2,\)"),
-    ({"memory_lengths": [1, 2, 5]}, ValueError, "lengths: expected integers from 0 to 4"),
+    ({"memory_lengths": [1, 2]}, ValueError, r"^memory_lengths: expected shape \(3,\), got \(2,\)"),
+    ({"memory_lengths": [1, 2, 5]}, ValueError, "^memory_lengths: expected integers from 0 to 4, the memory's length, got 5"),
+    ({"return_weights": "yes"}, TypeError, "return_weights: expected True or False, got str"),
     ({"cell": "gru"}, TypeError, "c_0: expected None with a GRU, got ndarray"),
 ]
 
@@ -306,7 +307,7 @@ def test_bad_input_of_the_pair_and_of_a_ready_memory(rng):
     for values, keys, lengths, text in [
         (np.zeros((2, 3)), None, None, r"values: expected shape \(B, S, M\)"),
         (np.zeros((2, 3, 4)), np.zeros((2, 4, 5)), None, r"keys: expected shape \(2, 3, A\), got \(2, 4, 5\)"),
-        (np.zeros((2, 3, 4)), None, [4, 0], "lengths: expected integers from 0 to 3"),
+        (np.zeros((2, 3, 4)), None, [4, 0], "^lengths: expected integers from 0 to 3, the memory's length, got 4"),
     ]:
         with pytest.raises(ValueError, match=text):
             functional.DecoderMemory(values, keys, lengths)

@@ -112,6 +112,8 @@ REFUSED = [
     (lambda: F.dropout(A, seed=-1), ValueError, "seed: expected an integer in .*, got -1"),
     (lambda: F.dropout(A, seed=1, layer=2**32), ValueError, "layer: expected an integer in .*, got 4294967296"),
     (lambda: F.dropout(A, rng="x"), TypeError, "rng: expected None, a seed or a numpy.random.Generator, got str"),
+    # options that are True or False
+    (lambda: F.rotary_embedding(A[:, :2], A[:, :1], A[:, :1], interleaved="half"), TypeError, "^interleaved: expected True or False, got str"),
     # shapes
     (lambda: F.reshape(A, 5, -1), ValueError, r"shape: expected 12 elements, as x of shape \(4, 3\) has, got \(5, -1\)"),
     (lambda: F.transpose(A, 0, 0), ValueError, r"axes: expected an order of 2 axes, got \(0, 0\)"),
@@ -150,6 +152,16 @@ class _GpuArray:
 def test_gpu_arrays_are_told_where_to_go():
     with pytest.raises(TypeError, match=r'\.to\("cuda"\)'):
         F.tanh(_GpuArray())
+
+
+def test_tensors_of_pytorch_are_called_by_their_whole_name():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=r"x: expected an array or a Tensor, got torch\.Tensor$"):
+        F.tanh(torch.zeros(3))
+    with pytest.raises(TypeError, match=r"^x: expected an array, got a torch\.Tensor that requires a gradient, .*; pass x\.detach\(\)$"):
+        fs.nn.LSTM(3, 5)(torch.zeros(6, 2, 3, requires_grad=True))
+    with pytest.raises(TypeError, match=r"^x: expected an array, got a torch\.Tensor that NumPy cannot make one of$"):
+        fs.nn.LSTM(3, 5)(torch.zeros(6, 2, 3, dtype=torch.bfloat16))
 
 
 def test_results_too_large_for_memory_raise_memory_error():

@@ -106,6 +106,7 @@ W4, U4 = np.zeros((4 * H, I)), np.zeros((4 * H, H))
         (lambda: F.gru(X, W, U, h_0=np.zeros((3, 5))), ValueError, r"h_0: expected shape \(2, 5\), got \(3, 5\)"),
         (lambda: F.gru(X, W.astype(np.float32), U), TypeError, "w_ih: expected float64, got float32"),
         (lambda: F.gru(X, W, U, ln_ih_weight=np.zeros(15)), TypeError, "ln_ih_bias: expected an array, for layer norm takes"),
+        (lambda: F.gru(X, W, U, reset_after="no"), TypeError, "reset_after: expected True or False, got str"),
         (lambda: F.gru(X, W, U, reset_after=False, ln_ih_weight=np.zeros(15)), ValueError, "reset_after: expected True with layer norm"),
         (lambda: F.rnn(X, W[:5], U[:5], nonlinearity="sin"), ValueError, "nonlinearity: expected 'tanh' or 'relu', got 'sin'"),
         (lambda: F.lstm(X, W4, U4, w_hr=np.zeros((2, 5))), ValueError, r"w_hr: expected shape \(5, 5\), got \(2, 5\)"),

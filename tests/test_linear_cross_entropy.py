@@ -138,6 +138,7 @@ def test_bad_input_is_refused_in_a_sentence():
         (lambda: loss(x, weight, bias, targets, reduction="max"), ValueError, "reduction: expected 'mean', 'sum' or 'none', got 'max'"),
         (lambda: loss(x, weight, bias, targets, label_smoothing=2), ValueError, "label_smoothing: expected a probability between 0 and 1, got 2"),
         (lambda: forward(fs.Tensor(x), weight, bias, targets), TypeError, "x: expected an array, got a Tensor; linear_cross_entropy records Tensors"),
+        (lambda: F.linear_cross_entropy_backward(1, np.ones(2)), TypeError, "cache: expected what linear_cross_entropy_forward returned, got int"),
         (lambda: F.linear_cross_entropy_backward(cache, np.ones(3)), ValueError, "dlosses: expected shape (2,), got (3,)"),
     ):
         with pytest.raises(error) as caught:

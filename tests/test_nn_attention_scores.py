@@ -209,6 +209,7 @@ REFUSED = [
     (lambda: nn.BilinearAttention(6, 5)(Q.astype(complex), K), TypeError, "query: expected float32, float64, integers or bools"),
     (lambda: nn.AdditiveAttention(6, 0, 7), ValueError, "key_size: expected at least 1, got 0"),
     (lambda: nn.AttentionPooling(6, 7)(K), ValueError, r"h: expected shape \(T, B, 6\), got \(2, 4, 5\)"),
+    (lambda: nn.DotAttention(K), TypeError, "scaled: expected True or False, got ndarray"),
     (lambda: nn.AttentionPooling(5, 7)(K, [2, 1, 3, 0]), ValueError, "lengths: expected integers from 0 to 2, the number of steps, got 3"),
 ]  # fmt: skip
 

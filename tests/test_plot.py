@@ -157,6 +157,19 @@ def test_bad_input(arguments, error, message):
     assert not pyplot.get_fignums()
 
 
+def test_axes_and_colours_that_matplotlib_does_not_know(weights):
+    for options, error, message in [
+        ({"ax": 3}, TypeError, "^ax: expected a matplotlib Axes, got int$"),
+        ({"cmap": "Bluish"}, ValueError, "^cmap: expected a matplotlib colormap or its name, got 'Bluish'$"),
+        ({"cmap": 3}, ValueError, "^cmap: expected a matplotlib colormap or its name, got 3$"),
+    ]:
+        with pytest.raises(error, match=message):
+            fs.plot.attention(weights, **options)
+    with pytest.raises(ValueError, match="cmap: expected a matplotlib colormap or its name, got 'Bluish'"):
+        fs.plot.attention_grid(weights[None, None], cmap="Bluish")
+    assert not pyplot.get_fignums()
+
+
 @pytest.mark.parametrize(("weights", "message"), [
     (np.ones((2, 3, 4)), r"weights: expected shape \(layers, heads, Tq, Tk\), not empty, got \(2, 3, 4\)"),
     (np.ones((0, 3, 4, 4)), r"not empty, got \(0, 3, 4, 4\)"),

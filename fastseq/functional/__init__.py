@@ -17,13 +17,12 @@ from fastseq.functional.attention import (
     self_attention,
 )
 from fastseq.functional.attention_decoder import (
-    DecoderMemory,
     attention_decoder,
     attention_decoder_backward,
     attention_decoder_forward,
-    decoder_memory,
 )
 from fastseq.functional.cross_entropy import cross_entropy
+from fastseq.functional.decoder_memory import DecoderMemory, decoder_memory
 from fastseq.functional.dropout import dropout
 from fastseq.functional.embedding import embedding
 from fastseq.functional.gru import gru, gru_backward, gru_forward

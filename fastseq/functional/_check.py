@@ -47,7 +47,33 @@ def array(name: str, x: Any) -> Array:
         return np.asarray(x)
     if hasattr(x, "__cuda_array_interface__"):
         return x
-    raise TypeError(f"{name}: expected an array or a Tensor, got {type(x).__name__}")
+    raise TypeError(f"{name}: expected an array or a Tensor, got {kind(x)}")
+
+
+def plain(name: str, x: Any) -> np.ndarray:
+    """An array-like or Tensor as a NumPy array."""
+    x = data(x)
+    if hasattr(x, "__cuda_array_interface__") or isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected a plain array in this computer's memory, got {kind(x)}")
+    try:
+        return np.asarray(x)
+    except (ValueError, TypeError, RuntimeError):
+        raise no_array(name, x) from None
+
+
+def no_array(name: str, x: Any) -> ValueError | TypeError:
+    """What to raise where NumPy raised: rows of unequal lengths, a tuple of arrays, another library's tensor on its own tape."""
+    if getattr(x, "requires_grad", False):
+        return TypeError(f"{name}: expected an array, got a {kind(x)} that requires a gradient, which would be lost; pass {name}.detach()")
+    error = ValueError if isinstance(x, list | tuple) else TypeError
+    return error(f"{name}: expected an array, got a {kind(x)} that NumPy cannot make one of")
+
+
+def kind(x: Any) -> str:
+    """The name of x's type, after its module where it is another library's."""
+    found = type(x)
+    own = found.__module__ in ("builtins", "numpy") or found.__module__.startswith("fastseq")
+    return found.__name__ if own else f"{found.__module__}.{found.__name__}"
 
 
 def floats(name: str, x: Any) -> Array:
@@ -84,6 +110,22 @@ def integer(name: str, value: Any, low: int, high: int) -> int:
     return number
 
 
+def boolean(name: str, value: Any, array_hint: str = "") -> bool:
+    """True or False, NumPy's too, 0 or 1; `array_hint` ends the sentence for an array."""
+    if type(value) is bool:
+        return value
+    if isinstance(value, np.bool_ | int | np.integer) and value in (0, 1):
+        return bool(value)
+    came = value if isinstance(value, int | np.integer) else type(value).__name__
+    raise TypeError(f"{name}: expected True or False, got {came}{array_hint if hasattr(value, 'shape') else ''}")
+
+
+def made_by(forward: str, cache: Any, kind: type) -> None:
+    """Raises unless the cache is of the kind that this forward half returns."""
+    if not isinstance(cache, kind):
+        raise TypeError(f"cache: expected what {forward} returned, got {type(cache).__name__}")
+
+
 def axis(name: str, value: Any, ndim: int) -> int:
     """An axis counted from the front."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
@@ -95,8 +137,8 @@ def axis(name: str, value: Any, ndim: int) -> int:
 
 
 def size(name: str, *sizes: int) -> None:
-    """Raises where an array of these sizes could not be addressed."""
-    if math.prod(sizes) > MOST_ELEMENTS:
+    """Raises where an array of these sizes, or what a kernel needs beside it, could not be addressed; no size counts as 0."""
+    if math.prod([max(n, 1) for n in sizes]) > MOST_ELEMENTS >> 10:
         raise ValueError(f"{name}: a result of shape {sizes} is larger than the address space")
 
 
@@ -106,6 +148,14 @@ def integers(name: str, x: Any) -> Array:
     if x.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integer ids, got {x.dtype}")
     return x.astype(np.int64, copy=False)
+
+
+def counts(name: str, x: Any) -> np.ndarray:
+    """Integers from an array-like, of any integer dtype; an empty list has no other type."""
+    found = plain(name, x)
+    if found.dtype.kind not in "iu" and not (found.size == 0 and isinstance(x, list | tuple)):
+        raise TypeError(f"{name}: expected integers, got {found.dtype}")
+    return found
 
 
 def ids_inside(name: str, ids: Array, limit: int, backend: Any, original: Any, ignore: int | None = None) -> None:

@@ -62,6 +62,7 @@ def additive_attention(
     >>> fs.functional.additive_attention(q, k, v, np.ones(4))
     array([[[2.]]])
     """
+    return_weights = _check.boolean("return_weights", return_weights)
     problem = _problem(q, k, v, u, attn_mask, key_lengths)
     inputs = (q, k, v, u, attn_mask)
     recording = is_recording(*inputs)
@@ -156,8 +157,7 @@ def additive_attention_backward(
     ValueError, TypeError
         If the cache is another operation's, or a gradient does not fit.
     """
-    if not isinstance(cache, AdditiveAttentionCache):
-        raise TypeError(f"cache: expected what additive_attention_forward returned, got {type(cache).__name__}")
+    _check.made_by("additive_attention_forward", cache, AdditiveAttentionCache)
     problem, weights = cache
     for name, x, sizes in (("dy", dy, (*weights.shape[:2], problem.arrays[2].shape[2])), ("dweights", dweights, weights.shape)):
         if x is not None:
@@ -191,4 +191,5 @@ def _problem(q: Any, k: Any, v: Any, u: Any, attn_mask: Any, key_lengths: Any) -
     lengths = None if key_lengths is None else _lengths(key_lengths, (B,), Tk)
     _check.size("q, k", B, Tq, Tk)
     _check.size("q, v", B, Tq, values.shape[2])
+    _check.size("k, v", B, Tk, max(keys.shape[2], values.shape[2]))
     return _Problem(backend_of(x, keys, values, weight), (x, keys, values, weight), None if mask is None else mask[0], mask_shape, lengths)

@@ -48,7 +48,7 @@ def _binary(
 
 
 def add(a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
-    """A + b.
+    """The sum a + b.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def add(a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
 
 
 def sub(a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
-    """A - b; arguments and errors as in `add`.
+    """The difference a - b; arguments and errors as in `add`.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def sub(a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
 
 
 def mul(a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
-    """A * b, element by element; arguments and errors as in `add`.
+    """The product a * b, element by element; arguments and errors as in `add`.
 
     Examples
     --------
@@ -101,7 +101,7 @@ def mul(a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
 
 
 def div(a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
-    """A / b; arguments and errors as in `add`.
+    """The quotient a / b; arguments and errors as in `add`.
 
     Examples
     --------
@@ -114,7 +114,7 @@ def div(a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
 
 
 def pow(a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
-    """A ** b; arguments and errors as in `add`. The gradient of b where a = 0 is 0 for b >= 0.
+    """The power a ** b; arguments and errors as in `add`. The gradient of b where a = 0 is 0 for b >= 0.
 
     Examples
     --------

@@ -185,8 +185,9 @@ def scaled_dot_product_attention_backward(cache: AttentionCache, dy: Array) -> d
     Raises
     ------
     ValueError, TypeError
-        If dy does not fit.
+        If the cache is another operation's, or dy does not fit.
     """
+    _check.made_by("scaled_dot_product_attention_forward", cache, AttentionCache)
     problem, y, lse = cache
     dy = _check.like("dy", dy, y)
     _check.shape("dy", dy, problem.shape_y)
@@ -244,7 +245,7 @@ def self_attention(
     (2, 5, 4)
     """
     values = _check.floats("qkv", qkv)
-    _check.shape("qkv", values, ("B", "T", "3 E") if batch_first else ("T", "B", "3 E"))
+    _check.shape("qkv", values, ("B", "T", "3 E") if _check.boolean("batch_first", batch_first) else ("T", "B", "3 E"))
     num_heads = _check.integer("num_heads", num_heads, 1, 2**31)
     if values.shape[2] % (3 * num_heads):
         raise ValueError(f"qkv: expected 3 E columns, E a multiple of num_heads = {num_heads}, got {values.shape[2]}")
@@ -292,7 +293,10 @@ class _Problem(NamedTuple):
 
 def _attend(problem: _Problem, inputs: tuple[Any, ...], return_weights: bool, join: Any = None, split: Any = None, gradients: Any = None) -> Any:
     """The call of the backend, and its record. The hooks say how the caller's arrays hold y and gradients: by default as q, k, v do."""
+    return_weights = _check.boolean("return_weights", return_weights)
     recording = is_recording(*inputs)
+    if return_weights:
+        problem.keywords["options"] = problem.keywords["options"]._replace(tiles=True)
     y, lse, weights = problem.backend.attention_forward(*problem.arrays, **problem.keywords, training=recording, weights=return_weights)
     outputs = [y.reshape(problem.shape_y) if join is None else join(y)]
     if return_weights:
@@ -353,6 +357,7 @@ def _options(
     shape: tuple[int, ...], scale: float | None, is_causal: bool, offset: int, window: int | None, dropout: tuple[float, int, int, int]
 ) -> AttentionOptions:
     """The options for queries of this shape, checked."""
+    is_causal = _check.boolean("is_causal", is_causal, "; a mask is attn_mask")
     if scale is None:
         scale = shape[-1] ** -0.5 if shape and shape[-1] else 1.0
     elif isinstance(scale, bool) or not isinstance(scale, float | int | np.floating | np.integer):
@@ -360,7 +365,11 @@ def _options(
     if offset != 0 or type(offset) is not int:
         offset = _check.integer("causal_offset", offset, -(2**60), 2**60)
     window = 0 if window is None else _check.integer("window", window, 1, 2**60)
-    return AttentionOptions(float(scale), bool(is_causal), offset, window, *dropout)
+    try:
+        scale = float(scale)
+    except OverflowError:
+        raise ValueError("scale: expected a number that a float can hold, got a larger one") from None
+    return AttentionOptions(scale, is_causal, offset, window, *dropout)
 
 
 def _problem(q: Any, k: Any, v: Any, attn_mask: Any, key_lengths: Any, options: AttentionOptions, enable_gqa: bool) -> _Problem:
@@ -373,11 +382,13 @@ def _problem(q: Any, k: Any, v: Any, attn_mask: Any, key_lengths: Any, options: 
     lead, Tk = x.shape[:-3], keys.shape[-2]
     arrays = (x, keys, values) if x.ndim == 4 else tuple([_four(a) for a in (x, keys, values)])
     B, heads, kv_heads = arrays[0].shape[0], arrays[0].shape[1], arrays[1].shape[1]
+    enable_gqa = _check.boolean("enable_gqa", enable_gqa)
     if heads != kv_heads:
         _check_groups(heads, kv_heads, enable_gqa)
-    mask, mask_shape = (None, ()) if attn_mask is None else _mask(attn_mask, x, (*lead, heads, x.shape[-2], Tk))
+    mask, mask_shape = (None, ()) if attn_mask is None else _mask(attn_mask, x, (*x.shape[:-1], Tk))
     lengths = None if key_lengths is None else _lengths(key_lengths, lead, Tk)
     _check.size("q, v", B, heads, x.shape[-2], values.shape[-1])
+    _check.size("k, v", B, heads, Tk, max(x.shape[-1], values.shape[-1]))
     keywords = {"mask": mask, "key_lengths": lengths, "options": options}
     return _Problem(backend_of(x, keys, values), arrays, keywords, shapes, mask_shape)
 
@@ -419,12 +430,10 @@ def _mask(attn_mask: Any, q: Array, full: tuple[int, ...]) -> tuple[Array, tuple
 
 def _lengths(key_lengths: Any, lead: tuple[int, ...], Tk: int) -> Array:
     """Lengths as (B,) int64."""
-    lengths = np.asarray(_check.data(key_lengths))
-    if lengths.dtype.kind not in "iu":
-        raise TypeError(f"key_lengths: expected integers, got {lengths.dtype}")
+    lengths = _check.counts("key_lengths", key_lengths)
     if lengths.shape != lead:
         raise ValueError(f"key_lengths: expected shape {lead}, got {lengths.shape}")
     if lengths.size and (lengths.min() < 0 or lengths.max() > Tk):
         outside = lengths.reshape(-1)[int(((lengths < 0) | (lengths > Tk)).reshape(-1).argmax())]
         raise ValueError(f"key_lengths: expected lengths from 0 to {Tk}, got {operator.index(outside)}")
-    return lengths.astype(np.int64, copy=False).reshape(-1)
+    return lengths.astype(np.int64).reshape(-1)  # a copy: C trusts them, backward too

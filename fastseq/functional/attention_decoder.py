@@ -17,135 +17,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from fastseq.autograd import Array, ArrayOrTensor, Tensor, is_recording, record, result
+from fastseq.autograd import Array, ArrayOrTensor, Tensor, is_recording, record
 from fastseq.backends import backend_of
 from fastseq.backends.attention_decoder import DecoderWeights
 from fastseq.backends.recurrent import gates_of
 from fastseq.functional import _check
-from fastseq.functional.matmul import linear
+from fastseq.functional.decoder_memory import DecoderMemory, made_ready
 from fastseq.functional.recurrent import checked_lengths
 
 ATTENTIONS = ("additive", "dot", "scaled_dot", "bilinear")
 CELLS = ("lstm", "gru")
-
-
-class DecoderMemory:
-    """A memory made ready for a decoder: what does not change from step to step is computed once.
-
-    Parameters
-    ----------
-    values : ndarray or Tensor (B, S, M)
-        The memory with the batch first, zeros past each row's end.
-    keys : ndarray or Tensor (B, S, A) or None
-        W_k m + b_k, with additive attention.
-    lengths : (B,) integers from 0 to S, or None
-
-    Raises
-    ------
-    ValueError, TypeError
-        If they do not fit each other.
-    """
-
-    __slots__ = ("keys", "lengths", "values")
-
-    def __init__(self, values: ArrayOrTensor, keys: ArrayOrTensor | None, lengths: Any) -> None:
-        data = _check.floats("values", values)
-        _check.shape("values", data, ("B", "S", "M"))
-        if keys is not None:
-            _check.shape("keys", _check.like("keys", keys, data), (*data.shape[:2], "A"))
-        self.values = values
-        self.keys = keys
-        self.lengths = checked_lengths(lengths, data.shape[1], len(data))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(S, B, M), as the memory that it was made from."""
-        B, S, M = self.values.shape
-        return S, B, M
-
-    def reorder(self, indices: Any) -> DecoderMemory:
-        """The memory whose row i is row indices[i] of this one: for beam search, where hypotheses change their places.
-
-        Parameters
-        ----------
-        indices : (N,) integers from 0 to B - 1
-
-        Returns
-        -------
-        DecoderMemory of batch N
-
-        Raises
-        ------
-        TypeError, IndexError
-            For anything but such integers.
-        """
-        found = _check.integers("indices", np.asarray(_check.data(indices)))
-        if found.ndim != 1:
-            raise ValueError(f"indices: expected shape (N,), got {found.shape}")
-        B = self.values.shape[0]
-        if found.size and not (found.min() >= 0 and found.max() < B):
-            wrong = found[(found < 0) | (found >= B)][0]
-            raise IndexError(f"indices: expected integers from 0 to {B - 1}, got {wrong}")
-        keys = None if self.keys is None else self.keys[found]
-        return DecoderMemory(self.values[found], keys, None if self.lengths is None else self.lengths[found])
-
-    def __repr__(self) -> str:
-        return f"DecoderMemory(shape={self.shape})"
-
-
-def decoder_memory(
-    memory: ArrayOrTensor, w_key: ArrayOrTensor | None = None, b_key: ArrayOrTensor | None = None, *, lengths: Any = None
-) -> DecoderMemory:
-    """Make a memory ready for `attention_decoder`, once for any number of calls.
-
-    Parameters
-    ----------
-    memory : ndarray or Tensor (S, B, M), float32 or float64
-    w_key, b_key : ndarray or Tensor (A, M) and (A,), optional
-        With additive attention.
-    lengths : (B,) integers from 0 to S, optional
-        What lies beyond is not read.
-
-    Returns
-    -------
-    DecoderMemory
-
-    Raises
-    ------
-    ValueError, TypeError
-        If shapes or dtypes do not fit.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import fastseq as fs
-    >>> ready = fs.functional.decoder_memory(np.ones((5, 2, 3)), np.ones((4, 3)), np.zeros(4))
-    >>> ready.keys.shape, ready.reorder([1, 1, 0])
-    ((2, 5, 4), DecoderMemory(shape=(5, 3, 3)))
-    """
-    data = _check.floats("memory", memory)
-    _check.shape("memory", data, ("S", "B", "M"))
-    found = checked_lengths(lengths, len(data), data.shape[1])
-
-    def backward(dvalues: Array) -> tuple[Array]:
-        # values = memory with the batch first, zeros past the ends
-        return (_cleared(dvalues, found).swapaxes(0, 1),)
-
-    ready = result(_cleared(np.ascontiguousarray(data.swapaxes(0, 1)), found), (memory,), backward, "decoder_memory")
-    keys = None if w_key is None else linear(ready, w_key, b_key)
-    return DecoderMemory(ready, keys, found)
-
-
-def _cleared(values: Array, lengths: Array | None) -> Array:
-    """Values (B, S, M) with zeros past the rows' ends."""
-    if lengths is None:
-        return values
-    values = values.copy()
-    for b, length in enumerate(lengths):
-        values[b, length:] = 0
-    return values
 
 
 def attention_decoder(
@@ -227,6 +108,7 @@ def attention_decoder(
     >>> o.shape, h.shape, a.shape
     ((5, 2, 4), (2, 4), (5, 2, 7))
     """
+    return_weights = _check.boolean("return_weights", return_weights)
     weights = DecoderWeights(w_ih, w_hh, b_ih, b_hh, w_out, b_out, w_query, u)
     ready = _ready(attention, memory, w_key, b_key, memory_lengths)
     run = _Run(cell, attention, x, ready, weights, h_0, c_0, lengths)
@@ -381,8 +263,7 @@ def attention_decoder_backward(
     ValueError, TypeError
         If shapes or dtypes do not fit.
     """
-    if not isinstance(cache, DecoderCache):
-        raise TypeError(f"cache: expected what attention_decoder_forward returned, got {type(cache).__name__}")
+    _check.made_by("attention_decoder_forward", cache, DecoderCache)
     given = {"doutputs": doutputs, "dh": dh, "dc": dc, "dweights": dweights}
     for (name, value), expected in zip(given.items(), cache.shapes, strict=True):
         if value is None and name != "doutputs":
@@ -409,12 +290,12 @@ def attention_decoder_backward(
 # ---------------------------------------------------------------- checks
 
 
-def checked_attention(value: Any) -> str:
-    """The name of a score, "general" as "bilinear"."""
-    value = "bilinear" if isinstance(value, str) and value == "general" else value
-    if value not in ATTENTIONS:
-        raise ValueError(f"attention: expected one of {', '.join(map(repr, ATTENTIONS))}, got {value!r}")
-    return value
+def checked_attention(value: Any, other: str = "") -> str:
+    """The name of a score, "general" as "bilinear"; `other`: what the caller takes beside them."""
+    found = "bilinear" if isinstance(value, str) and value == "general" else value
+    if not isinstance(found, str) or found not in ATTENTIONS:
+        raise ValueError(f"attention: expected one of {', '.join(map(repr, ATTENTIONS))}{other}, got {value!r}")
+    return found
 
 
 def scale_of(attention: str | None, size: int) -> float:
@@ -432,7 +313,7 @@ def _ready(attention: Any, memory: Any, w_key: Any, b_key: Any, lengths: Any) ->
         for name, value in (("w_key", w_key), ("b_key", b_key)):
             if (value is not None) != additive:
                 raise TypeError(f"{name}: expected {'an array' if additive else 'None'} with {attention} attention, got {type(value).__name__}")
-        memory = decoder_memory(memory, w_key, b_key, lengths=lengths)
+        memory = made_ready(memory, w_key, b_key, lengths, "memory_lengths")
     if (memory.keys is not None) != additive:
         raise ValueError(f"memory: expected one {'with' if additive else 'without'} keys for {attention} attention, got another")
     return memory

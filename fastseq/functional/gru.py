@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastseq.autograd import Array, ArrayOrTensor
+from fastseq.functional import _check
 from fastseq.functional.recurrent import NO_NOISE, Noise, RecurrentCache, Weights, backward_half, forward_half, single
 
 
@@ -168,6 +169,7 @@ def gru_backward(
 
 def _cell(reset_after: bool, weights: Weights) -> str:
     """The form's name among the backends' cells."""
+    reset_after = _check.boolean("reset_after", reset_after)
     if not reset_after and any(w is not None for w in weights[6:]):
         raise ValueError("reset_after: expected True with layer norm, got False")
     return "gru" if reset_after else "gru_before"

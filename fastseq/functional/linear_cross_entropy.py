@@ -139,8 +139,9 @@ def linear_cross_entropy_backward(cache: LinearCrossEntropyCache, dlosses: Array
     Raises
     ------
     ValueError, TypeError
-        If the shape or dtype does not fit.
+        If the cache is another operation's, or the shape or dtype does not fit.
     """
+    _check.made_by("linear_cross_entropy_forward", cache, LinearCrossEntropyCache)
     _check.shape("dlosses", _check.like("dlosses", dlosses, cache.x), cache.targets.shape)
     needs = {"need_dx": True, "need_dweight": True, "need_dbias": cache.bias is not None}
     return dict(zip(("dx", "dweight", "dbias"), _backward(cache, _check.data(dlosses), needs), strict=True))
@@ -156,7 +157,7 @@ def _forward(
     b = None if bias is None else _check.like("bias", bias, values)
     if b is not None:
         _check.shape("bias", b, w.shape[:1])
-    ids = _check.integers("targets", targets)
+    ids = _check.integers("targets", targets).copy()  # backward trusts them
     _check.shape("targets", ids, values.shape[:1])
     backend = backend_of(values, ids)
     _check.ids_inside("targets", ids, len(w), backend, targets, ignore=ignore_index)

@@ -132,7 +132,7 @@ def _matmul_packed(a: ArrayOrTensor, x: Array, b: Packed) -> ArrayOrTensor:
 
 
 def _rows(x: Array) -> Array:
-    """X (..., K) as a matrix (M, K)."""
+    """The array x (..., K) as a matrix (M, K)."""
     return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
@@ -149,7 +149,7 @@ _LINEAR_FUNCTIONS = ("identity", "tanh", "sigmoid", "relu", "gelu")
 def linear(
     x: ArrayOrTensor, weight: ArrayOrTensor, bias: ArrayOrTensor | None = None, *, function: str = "identity"
 ) -> ArrayOrTensor:
-    """Y = f(x W^T + b) over the last axis of x; f is applied to each tile of the product while it is in the cache.
+    """The affine map y = f(x W^T + b) over the last axis of x; f is applied to each tile of the product while it is in the cache.
 
     Parameters
     ----------

@@ -127,7 +127,7 @@ def sigmoid(x: ArrayOrTensor) -> ArrayOrTensor:
 
 
 def relu(x: ArrayOrTensor) -> ArrayOrTensor:
-    """max(x, 0) of each element; its gradient at 0 is 0.
+    """The larger of x and 0, for each element; its gradient at 0 is 0.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def erf(x: ArrayOrTensor) -> ArrayOrTensor:
 
 
 def gelu(x: ArrayOrTensor, approximate: str = "none") -> ArrayOrTensor:
-    """x Phi(x) of each element, Phi the normal distribution's function (Hendrycks & Gimpel 2016).
+    """The product x Phi(x) for each element, Phi the normal distribution's function (Hendrycks & Gimpel 2016).
 
     The negative tail is exact to a few units in the last place too, where x (1 + erf(x / sqrt(2))) / 2 loses every digit.
 

@@ -165,17 +165,15 @@ def backward_half(
 # ---------------------------------------------------------------- checks
 
 
-def checked_lengths(lengths: Any, steps: int, *batch: int) -> Array | None:
-    """Lengths (B,), or () without a batch, from 0 to T and of any integer dtype, as int64 (B,) or (1,)."""
+def checked_lengths(lengths: Any, steps: int, *batch: int, name: str = "lengths", limit: str = "the number of steps") -> Array | None:
+    """Lengths (B,), or () without a batch, from 0 to T and of any integer dtype, as int64 (B,) or (1,); `limit` says what T is."""
     if lengths is None:
         return None
-    found = _plain("lengths", lengths)
-    if found.dtype.kind not in "iu" and not (found.size == 0 and isinstance(lengths, (list, tuple))):
-        raise TypeError(f"lengths: expected integers, got {found.dtype}")
-    _check.shape("lengths", found, batch)
+    found = _check.counts(name, lengths)
+    _check.shape(name, found, batch)
     if found.size and not (found.min() >= 0 and found.max() <= steps):
         wrong = found[(found < 0) | (found > steps)][0]
-        raise ValueError(f"lengths: expected integers from 0 to {steps}, the number of steps, got {wrong}")
+        raise ValueError(f"{name}: expected integers from 0 to {steps}, {limit}, got {wrong}")
     return np.ascontiguousarray(found, np.int64)
 
 
@@ -183,7 +181,7 @@ def checked_reset(reset: Any, *sizes: int) -> Array | None:
     """A mask of bools, (T, B)."""
     if reset is None:
         return None
-    found = _plain("reset", reset)
+    found = _check.plain("reset", reset)
     if found.dtype != bool:
         raise TypeError(f"reset: expected bool, got {found.dtype}")
     _check.shape("reset", found, sizes)
@@ -202,16 +200,6 @@ def checked_options(
     if checkpoint_every is not None:
         options["checkpoint_every"] = _check.integer("checkpoint_every", checkpoint_every, 1, 2**62)
     return options
-
-
-def _plain(name: str, value: Any) -> np.ndarray:
-    value = _check.data(value)
-    if hasattr(value, "__cuda_array_interface__") or isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: expected a plain array in this computer's memory, got {type(value).__name__}")
-    try:
-        return np.asarray(value)
-    except ValueError:  # rows of unequal lengths
-        raise ValueError(f"{name}: expected an array, got a {type(value).__name__} that NumPy cannot make one of") from None
 
 
 def _checked_noise(noise: Any) -> Noise:

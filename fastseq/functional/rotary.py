@@ -41,6 +41,7 @@ def rotary_embedding(x: ArrayOrTensor, cos: ArrayOrTensor, sin: ArrayOrTensor, *
     >>> fs.functional.rotary_embedding(np.array([3.0, 4.0]), np.cos(quarter), np.sin(quarter)).round(6)
     array([-4.,  3.])
     """
+    interleaved = _check.boolean("interleaved", interleaved)
     values = _check.floats("x", x)
     c, s = _check.like("cos", cos, values), _check.like("sin", sin, values)
     if values.ndim == 0 or values.shape[-1] % 2:

@@ -13,7 +13,7 @@ from fastseq.functional import _check
 
 
 def reshape(x: ArrayOrTensor, *shape: int | tuple[int, ...]) -> ArrayOrTensor:
-    """X in another shape, elements in the same order; one size may be -1.
+    """The elements of x in another shape, in the same order; one size may be -1.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def reshape(x: ArrayOrTensor, *shape: int | tuple[int, ...]) -> ArrayOrTensor:
 
 
 def transpose(x: ArrayOrTensor, *axes: int | tuple[int, ...]) -> ArrayOrTensor:
-    """X with its axes reordered as NumPy's transpose does; reversed where no order is given.
+    """Reorder the axes of x as NumPy's transpose does; the reverse order where none is given.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def transpose(x: ArrayOrTensor, *axes: int | tuple[int, ...]) -> ArrayOrTensor:
 
 
 def swapaxes(x: ArrayOrTensor, axis1: int, axis2: int) -> ArrayOrTensor:
-    """X with two axes exchanged.
+    """Exchange two axes of x.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def _iterate(x: Tensor) -> Iterator[ArrayOrTensor]:
 
 
 def split(x: ArrayOrTensor, sizes: Sequence[int], axis: int = 0) -> tuple[ArrayOrTensor, ...]:
-    """X cut into parts of these sizes along an axis; each part is a view.
+    """Cut x into parts of these sizes along an axis; each part is a view.
 
     Parameters
     ----------
@@ -258,7 +258,7 @@ def stack(tensors: Sequence[ArrayOrTensor], axis: int = 0) -> ArrayOrTensor:
 
 
 def where(condition: ArrayOrTensor, a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
-    """A where the condition holds, else b.
+    """Elements of a where the condition holds, of b elsewhere.
 
     Parameters
     ----------

@@ -44,7 +44,7 @@ def softmax(x: ArrayOrTensor, axis: int = -1) -> ArrayOrTensor:
 
 
 def log_softmax(x: ArrayOrTensor, axis: int = -1) -> ArrayOrTensor:
-    """X - log(sum(exp(x))) along an axis; -inf where all of x is. A loss has it and the target in one pass: `cross_entropy`.
+    """The logarithm of softmax, x - log(sum(exp(x))), along an axis; -inf where all of x is. A loss has it and the target in one pass: `cross_entropy`.
 
     Parameters
     ----------

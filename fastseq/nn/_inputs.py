@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastseq.autograd import Tensor, is_recording, record
+from fastseq.functional._check import kind, no_array
 from fastseq.functional._check import size as checked_elements
 
 __all__ = ["any_real_input", "checked_dtype", "checked_elements", "checked_flag", "checked_size", "id_input", "plain_array", "real_input", "rename_argument"]
@@ -110,12 +111,12 @@ def plain_array(x: Any, name: str) -> np.ndarray:
         )
     try:
         array = np.asarray(x)
-    except ValueError:  # rows of unequal lengths, or a tuple of arrays
-        raise ValueError(f"{name}: expected an array, got a {type(x).__name__} that NumPy cannot make one of") from None
+    except (ValueError, TypeError, RuntimeError):
+        raise no_array(name, x) from None
     if array.dtype == object and not isinstance(x, np.ndarray):
         raise TypeError(f"{name}: expected an array of numbers, got {_kind(x)}")
     return array
 
 
 def _kind(x: Any) -> str:
-    return f"a {type(x).__name__} of objects" if isinstance(x, (list, tuple)) else type(x).__name__
+    return f"a {type(x).__name__} of objects" if isinstance(x, (list, tuple)) else kind(x)

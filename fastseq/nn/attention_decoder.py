@@ -11,7 +11,9 @@ from fastseq.autograd import Tensor
 from fastseq.backends import backend_of
 from fastseq.backends.attention_decoder import DecoderWeights
 from fastseq.backends.recurrent import gates_of
-from fastseq.functional.attention_decoder import CELLS, DecoderMemory, checked_attention, decode, scale_of
+from fastseq.functional import _check
+from fastseq.functional.attention_decoder import CELLS, checked_attention, decode, scale_of
+from fastseq.functional.decoder_memory import DecoderMemory, checked_memory_lengths, made_ready
 from fastseq.functional.recurrent import checked_lengths
 from fastseq.nn import init
 from fastseq.nn._inputs import checked_dtype, checked_size, real_input
@@ -64,6 +66,14 @@ class AttentionDecoder(RecurrentModule):
     >>> outputs, (h, c), weights = decoder(x, memory, memory_lengths=[7, 2], return_weights=True)
     >>> outputs.shape, h.shape, weights[0, 1].round(2)
     ((6, 2, 5), (2, 5), array([0.5, 0.5, 0. , 0. , 0. , 0. , 0. ], dtype=float32))
+
+    After an encoder of the same hidden size, its outputs are the memory, and the state of its last layer is the first state:
+
+    >>> encoder, decoder = fs.nn.LSTM(8, 5, num_layers=2), fs.nn.AttentionDecoder(3, 5, 5)
+    >>> memory, (h, c) = encoder(np.ones((7, 2, 8), np.float32), lengths=[7, 2])
+    >>> outputs, state = decoder(x, memory, (h[-1], c[-1]), memory_lengths=[7, 2])
+    >>> outputs.shape
+    (6, 2, 5)
     """
 
     def __init__(
@@ -82,7 +92,7 @@ class AttentionDecoder(RecurrentModule):
         if cell not in CELLS:
             raise ValueError(f"cell: expected 'lstm' or 'gru', got {cell!r}")
         self.cell = self._cell = cell
-        self.attention = None if attention is None else checked_attention(attention)
+        self.attention = None if attention is None else checked_attention(attention, " or None")
         self.input_size = I = checked_size("input_size", input_size)
         self.hidden_size = H = checked_size("hidden_size", hidden_size)
         self.memory_size = M = checked_size("memory_size", memory_size)
@@ -91,7 +101,7 @@ class AttentionDecoder(RecurrentModule):
         if attention_size is not None and self.attention != "additive":
             raise ValueError(f"attention_size: expected None with {attention} attention, got {attention_size}")
         self.attention_size = A = H if attention_size is None else checked_size("attention_size", attention_size)
-        self.input_feeding, self.bias, self.dtype = bool(input_feeding), True, checked_dtype(dtype)
+        self.input_feeding, self.bias, self.dtype = _check.boolean("input_feeding", input_feeding), True, checked_dtype(dtype)
         rng, G = generator(rng), gates_of(cell)
         shapes = {"weight_ih": (G * H, I + M * self.input_feeding), "weight_hh": (G * H, H), "bias_ih": (G * H,), "bias_hh": (G * H,)}
         self._tables = ((self._draw(shapes, "", rng, H**-0.5),),)
@@ -147,6 +157,7 @@ class AttentionDecoder(RecurrentModule):
         ValueError, TypeError
             Shapes, dtypes or options other than these.
         """
+        return_weights = _check.boolean("return_weights", return_weights)
         if return_weights and self.attention is None:
             raise ValueError("return_weights: expected False, for this decoder has no attention, got True")
         x = real_input(x, self.dtype, "x")
@@ -232,6 +243,15 @@ class AttentionDecoder(RecurrentModule):
 
     # ------------------------------------------------------------------ the forms
 
+    def _one_state(self, name: str, value: Any, shape: tuple[int, ...]) -> Any:
+        """An array of the state in the layer's dtype; of an encoder's state its layers' axis is to go."""
+        value = real_input(value, self.dtype, "state")
+        if value.shape != shape:
+            last = "(h[-1], c[-1])" if self._cell == "lstm" else "h[-1]"
+            hint = f"; an encoder's last layer is {last} of its state" if len(value.shape) == 3 else ""
+            raise ValueError(f"state: expected {'c' if name == 'c_0' else 'h'} of shape {shape}, got {value.shape}{hint}")
+        return value
+
     def _own(self, plain: bool) -> dict[str, Any]:
         """The parameters beside the cell's, checked; their arrays if `plain`."""
         return dict(zip(_ATTENTION, self._checked(self._own_table, plain), strict=True))
@@ -250,9 +270,9 @@ class AttentionDecoder(RecurrentModule):
         if memory.ndim != 3 or memory.shape[2] != self.memory_size:
             raise ValueError(f"memory: expected shape (S, B, {self.memory_size}), got {memory.shape}")
         if self.attention is None:
-            return DecoderMemory(self._last(memory, checked_lengths(lengths, *memory.shape[:2])), None, None)
+            return DecoderMemory(self._last(memory, checked_memory_lengths("memory_lengths", lengths, *memory.shape[:2])), None, None)
         own = self._own(not (recorded or isinstance(memory, Tensor)))
-        return functional.decoder_memory(memory, own["weight_key"], own["bias_key"], lengths=lengths)
+        return made_ready(memory, own["weight_key"], own["bias_key"], lengths, "memory_lengths")
 
     def _last(self, memory: Any, lengths: Any) -> Any:
         """The last step of each row's memory (B, 1, M), zeros where there is none."""

@@ -157,7 +157,7 @@ class DotAttention(_Scored):
     """
 
     def __init__(self, scaled: bool = True) -> None:
-        self.scaled = bool(scaled)
+        self.scaled = _check.boolean("scaled", scaled)
 
     def _own(self, x: Any, name: str, dtype: Any) -> Any:
         return any_real_input(x, name) if dtype is None else real_input(x, dtype, name)
