@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastseq.autograd import Tensor, is_recording, record
+from fastseq.functional._check import boolean as checked_flag
 from fastseq.functional._check import kind, no_array
 from fastseq.functional._check import size as checked_elements
 
@@ -38,13 +39,6 @@ def checked_size(name: str, value: Any) -> int:
     if size < 1:
         raise ValueError(f"{name}: expected at least 1, got {size}")
     return size
-
-
-def checked_flag(name: str, value: Any) -> bool:
-    """`value` as a bool; TypeError for anything but True and False, for an array or a word may mean another argument."""
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name}: expected True or False, got {type(value).__name__}")
-    return bool(value)
 
 
 def rename_argument(error: Exception, names: Mapping[str, str]) -> None:

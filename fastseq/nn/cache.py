@@ -184,7 +184,7 @@ class CachingModule(Module):
 
     def __deepcopy__(self, memo: dict[Any, Any]) -> CachingModule:
         """A copy, to which caches that were copied by the same deepcopy belong."""
-        twin = memo[id(self)] = type(self).__new__(type(self))
+        memo[id(self)] = twin = object.__new__(type(self))
         twin.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
         for cache in memo.get(_TWINS, ()):
             cache._follow(self, twin)

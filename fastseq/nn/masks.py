@@ -11,6 +11,8 @@ from fastseq.autograd import is_recording
 from fastseq.functional import _check
 from fastseq.nn._inputs import checked_flag, plain_array
 
+_NUMBERS: Any = (bool, int, float, complex, np.number, np.bool_)
+
 
 def padding_mask(lengths: Any, T: int | None = None) -> np.ndarray:
     """The `key_padding_mask` of sequences of these lengths: True, blocked, past each row's end.
@@ -166,20 +168,19 @@ def _sequence(name: str, sequence: Any) -> np.ndarray:
 
 def _padding(value: Any, dtype: np.dtype) -> Any:
     """The number as one of this dtype."""
-    if not isinstance(value, bool | int | float | complex | np.number | np.bool_):
+    if not isinstance(value, _NUMBERS):
         raise TypeError(f"padding_value: expected a number, got {type(value).__name__}")
-    if isinstance(value, complex | np.complexfloating) and dtype.kind != "c":
+    if dtype.kind == "c":
+        return dtype.type(value)
+    if isinstance(value, complex | np.complexfloating):
         raise TypeError(f"padding_value: expected a number that {dtype} holds, got {value}")
-    if dtype.kind in "iu":
-        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
-    elif dtype.kind == "b":
-        low, high = 0, 1
-    else:
+    if dtype.kind == "f":
         with np.errstate(over="ignore"):
             number = dtype.type(value)
         if np.isinf(number) and abs(value) != np.inf:
             raise ValueError(f"padding_value: expected a number that {dtype} holds, got {value}")
         return number
+    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     if not low <= value <= high or value != int(value):
         raise ValueError(f"padding_value: expected an integer from {low} to {high}, as {dtype} holds, got {value}")
     return dtype.type(int(value))
