@@ -98,6 +98,8 @@ WRONG = np.zeros((7, 7), bool)
         ),
         (lambda: transformer(X, X, src_mask=WRONG), "src_mask: expected shape (3, 3)"),
         (lambda: transformer(X, X, src_key_padding_mask=WRONG), "src_key_padding_mask: expected shape (2, 3)"),
+        (lambda: encoder_layer(X, is_causal=WRONG), "is_causal: expected True or False, got ndarray; a mask is src_mask"),
+        (lambda: decoder_layer(X, X, memory_is_causal=WRONG), "memory_is_causal: expected True or False, got ndarray; a mask is memory_mask"),
         (lambda: decoder_layer(X, X[:, 0]), "memory: expected shape (T, B, 4), got (3, 4)"),
         (lambda: decoder(X, X[:, :1]), "memory: expected 2 rows, as tgt has, got 1"),
         (lambda: transformer(X[:, :1], X), "src: expected 2 rows, as tgt has, got 1"),

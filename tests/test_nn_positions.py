@@ -202,6 +202,7 @@ def test_split(rng):
         (lambda: nn.pad_sequences([np.ones(2, bool)], padding_value=2), "padding_value: expected an integer from 0 to 1, as bool holds, got 2"),
         *((lambda v=v: nn.pad_sequences([[1.0]], padding_value=v), "padding_value: expected a number, got ") for v in ("a", None, [0])),
         (lambda: nn.pad_sequences([np.ones(1, np.float32)], padding_value=1e300), "padding_value: expected a number that float32 holds, got 1e.300"),
+        (lambda: nn.pad_sequences([[1.0]], padding_value=10**400), "padding_value: expected a number that float64 holds, got 1000"),
         (lambda: nn.pad_sequences([[1.0]], padding_value=1j), "padding_value: expected a number that float64 holds, got 1j"),
         (lambda: nn.pad_sequences([[1.0]], batch_first=np.ones(2)), "batch_first: expected True or False, got ndarray"),
         (lambda: nn.pad_sequences([[1], [1.5]]), r"sequences\[1\]: expected int64, as those before it, got float64"),

@@ -15,7 +15,17 @@ from fastseq.functional._check import boolean as checked_flag
 from fastseq.functional._check import kind, no_array
 from fastseq.functional._check import size as checked_elements
 
-__all__ = ["any_real_input", "checked_dtype", "checked_elements", "checked_flag", "checked_size", "id_input", "plain_array", "real_input", "rename_argument"]
+__all__ = [
+    "any_real_input",
+    "checked_dtype",
+    "checked_elements",
+    "checked_flag",
+    "checked_size",
+    "id_input",
+    "plain_array",
+    "real_input",
+    "rename_argument",
+]
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 

@@ -175,11 +175,9 @@ def _padding(value: Any, dtype: np.dtype) -> Any:
     if isinstance(value, complex | np.complexfloating):
         raise TypeError(f"padding_value: expected a number that {dtype} holds, got {value}")
     if dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            number = dtype.type(value)
-        if np.isinf(number) and abs(value) != np.inf:
+        if float(np.finfo(dtype).max) < abs(value) != np.inf:
             raise ValueError(f"padding_value: expected a number that {dtype} holds, got {value}")
-        return number
+        return dtype.type(value)
     low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     if not low <= value <= high or value != int(value):
         raise ValueError(f"padding_value: expected an integer from {low} to {high}, as {dtype} holds, got {value}")

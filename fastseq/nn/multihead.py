@@ -180,7 +180,8 @@ class MultiheadAttention(CachingModule):
             Shapes, dtypes, masks or options that do not fit.
         """
         need_weights = checked_flag("need_weights", need_weights)
-        average_attn_weights, is_causal = checked_flag("average_attn_weights", average_attn_weights), checked_flag("is_causal", is_causal, "; a mask is attn_mask")
+        average_attn_weights = checked_flag("average_attn_weights", average_attn_weights)
+        is_causal = checked_flag("is_causal", is_causal, "; a mask is attn_mask")
         own = (key is None or key is query) and (value is None or value is query)
         joint = value is None or value is key
         query = self._door(query, "query", self.embed_dim)

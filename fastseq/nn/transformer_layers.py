@@ -21,7 +21,7 @@ from fastseq.runtime import generator
 _ACTIVATIONS = ("relu", "gelu")
 # What the layers' arguments are called in the modules they consist of.
 _OPTIONS = {"embed_dim": "d_model", "num_heads": "nhead", "eps": "layer_norm_eps"}
-_OWN = {"query": "src", "attn_mask": "src_mask", "key_padding_mask": "src_key_padding_mask"}
+_OWN = {"query": "src", "attn_mask": "src_mask", "key_padding_mask": "src_key_padding_mask", "is_causal": "is_causal"}
 _TARGET = {"query": "tgt", "attn_mask": "tgt_mask", "key_padding_mask": "tgt_key_padding_mask", "is_causal": "tgt_is_causal"}
 _MEMORY = {
     "query": "tgt",
