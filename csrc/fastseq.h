@@ -185,6 +185,7 @@ typedef struct {
     ptrdiff_t mask_batch, mask_head, mask_query, mask_key;
     double dropout;                         /* 0 <= dropout <= 1; a weight is kept where word j % 4 of Philox, `key`, counter */
     uint64_t key;                           /* (j / 4, i, b heads + h, 0), is at least dropout 2^32 */
+    int tiles;                              /* 1: one query, too, takes the way of many: the same in forward and in backward */
 } fsq_attention_call;
 
 #define FSQ_REAL float
@@ -269,12 +270,12 @@ size_t FSQ_OP(fsq_attention_decoder_backward_work)(const fsq_attention_decoder_c
 /* ---------------------------------------------------------------- attention
  * w = softmax over j of (scale q_i . k_j + mask), hidden keys 0, a row that sees nothing all 0; y_i = sum_j w_ij m_ij v_j, m dropout's
  * mask (0 or 1 / (1 - p)). Scores live in tiles of scratch; no (Tq, Tk) matrix is stored but where the caller gives one.
- * What a hidden key holds, and the value of a key that none of 64 queries sees, is not read or does not count, NaN included.
+ * What a hidden key and its value hold, NaN included, does not reach the queries that do not see them, in y, dq and weights.
  *
  * forward: y (B, heads, Tq, Dv) out; lse (B, heads, Tq), cache or NULL, = log(sum exp(score)), -inf where nothing is seen; weights
  * (B, heads, Tq, Tk) = w m out or NULL; q (B, heads, Tq, D), k (B, kv_heads, Tk, D), v (B, kv_heads, Tk, Dv) in.
- * A query's y, lse and weights depend on it and on its keys and values only. One query (Tq = 1) takes another order of additions: its keys
- * in fixed pieces, which are merged in order.
+ * A query's y, lse and weights depend on it and on its keys and values only. One query (Tq = 1) takes another order of additions, its keys
+ * in fixed pieces which are merged in order, unless there is dropout, `tiles` is set, or weights are given.
  *
  * backward: dq, dk, dv out, arrays like q, k, v that do not overlap; dscores (B, heads, Tq, Tk) out or NULL, the gradient of
  * scale q k^T + mask; y, lse, q, k, v as in forward, dy like y; weights and dweights (B, heads, Tq, Tk), both or neither: forward's
@@ -353,7 +354,7 @@ size_t FSQ_OP(fsq_linear_cross_entropy_backward_work)(ptrdiff_t N, ptrdiff_t H, 
  * a hidden key holds, in k or in v, is never in the result.
  * weights: out, and cache for backward; NULL where nobody wants them. y and weights of a query depend on it, its row's keys and u only.
  *
- * Backward: dy, dweights: NULL = 0. A weight of 0 passes no gradient on, whatever the arrays hold. Out: dq, dk, dv, du as the inputs, and
+ * Backward: dy, dweights: NULL = 0. A weight of 0 passes no gradient on to q, k, u and scores. Out: dq, dk, dv, du as the inputs, and
  * dscores (B, Tq, Tk) = dL/ds = dL/dbias. dq_i adds up over j, dk_j over i, dv_j over i, all ascending (pairs with an element of q or k beyond
  * 20, in float64 170, after the others); du over the rows of the batch, ascending. */
 void FSQ_OP(fsq_additive_attention_forward)(FSQ_REAL *y, FSQ_REAL *weights, const FSQ_REAL *q, const FSQ_REAL *k, const FSQ_REAL *v, const FSQ_REAL *u,

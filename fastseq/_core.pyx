@@ -1,8 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, freethreading_compatible=False
 """The binding: takes validated arrays, drops the GIL and calls C. No arithmetic lives here.
 
-What does live here, because every call needs it: results and scratch. Results are fresh arrays. Scratch comes from an arena that
-each thread keeps, since fresh megabytes per call would cost more in page faults than many an op takes.
+What does live here, because every call needs it: results and scratch. Results are new arrays, of which large ones get the memory of
+earlier ones that are gone. Scratch comes from an arena that each thread keeps. Fresh megabytes per call would cost more in page faults
+than many an op takes.
 
 Arrays that C needs dense are copied where they are not; `matmul` takes any strides. Every function reads the number of threads
 once and gives it to the op and to the question how much scratch the op needs, which must agree.
@@ -61,11 +62,17 @@ if pthread_key_create(&arena_key, free) != 0:
     raise MemoryError("no thread-local storage left")
 
 
+cdef inline size_t rounded(size_t bytes) noexcept:
+    """What `allocate` takes for so many bytes."""
+    cdef size_t unit = LINE if bytes < HUGE_PAGE else HUGE_PAGE
+    return (bytes + unit) & ~(unit - 1)
+
+
 cdef void *allocate(size_t bytes) except NULL:
     cdef size_t unit = LINE if bytes < HUGE_PAGE else HUGE_PAGE
     cdef void *memory = NULL
     if bytes < <size_t>1 << 62:
-        bytes = (bytes + unit) & ~(unit - 1)
+        bytes = rounded(bytes)
         memory = aligned_alloc(unit, bytes)
     if memory == NULL:
         raise MemoryError(f"could not allocate {bytes} bytes of scratch")
@@ -148,13 +155,13 @@ cdef ndarray new_array(int axes, npy_intp *dims, int type):
         return PyArray_EMPTY(axes, dims, type, 0)
     owner = Kept.__new__(Kept)
     for i in range(KEEP_MOST):
-        if bytes <= kept[i].bytes <= bytes + bytes // 4:
+        if bytes <= kept[i].bytes <= rounded(bytes + bytes // 4):
             owner.memory = kept[i]
             kept_bytes -= kept[i].bytes
             kept[i] = Memory(NULL, 0)
             break
     else:
-        owner.memory = Memory(allocate(bytes), bytes)
+        owner.memory = Memory(allocate(bytes), rounded(bytes))
     a = PyArray_SimpleNewFromData(axes, dims, type, owner.memory.start)
     set_array_base(a, owner)
     return a
@@ -1225,6 +1232,7 @@ cdef ndarray attention_call(fsq_attention_call *call, ndarray q, ndarray k, ndar
     call.B, call.heads, call.Tq, call.D = PyArray_DIM(q, 0), PyArray_DIM(q, 1), PyArray_DIM(q, 2), PyArray_DIM(q, 3)
     call.kv_heads, call.Tk, call.Dv = PyArray_DIM(k, 1), PyArray_DIM(k, 2), PyArray_DIM(v, 3)
     call.scale, call.causal, call.offset, call.window, call.dropout = options[:5]
+    call.tiles = options.tiles
     call.key = attention_key(options) if call.dropout > 0 else 0
     call.key_lengths = <const int64_t *>pointer(key_lengths)
     call.mask, call.mask_is_bool = NULL, 0

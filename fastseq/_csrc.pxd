@@ -143,6 +143,7 @@ cdef extern from "fastseq.h" nogil:
         ptrdiff_t mask_batch, mask_head, mask_query, mask_key
         double dropout
         uint64_t key
+        int tiles
 
 cdef extern from *:
     """

@@ -122,7 +122,7 @@ def test_a_causal_mask_of_any_kind_is_the_flag(rng):
     numbers = nn.Transformer.generate_square_subsequent_mask(5)
     numbers[3, 1] = 1e-3
     assert not np.array_equal(layer(x, mask=numbers), want)
-    with pytest.raises(ValueError, match="attn_mask: expected shape"):
+    with pytest.raises(ValueError, match=r"^mask: expected shape"):
         layer(x, mask=nn.causal_mask(6))
     x[3:] = 7
     assert np.array_equal(layer(x, is_causal=True)[:3], want[:3])
@@ -378,6 +378,11 @@ def test_what_multihead_attention_refuses(call, message):
         (lambda: nn.MultiheadAttention(4, 2, dropout=2), "dropout: expected a probability"),
         (lambda: nn.MultiheadAttention(4, 2, dtype=np.float16), "dtype: expected float32 or float64"),
         (lambda: nn.MultiheadAttention(4, 2, rotary=nn.RotaryEmbedding(4)), "rotary: expected a RotaryEmbedding of head_dim 2"),
+        (lambda: nn.MultiheadAttention(4, 2, rotary=nn.RotaryEmbedding(2, dtype=float)), "rotary: expected one of dtype float32, as the layer's, got float64"),
+        (lambda: nn.MultiheadAttention(4, 2, rotary=nn.RotaryEmbedding(2), kdim=3), "rotary: expected None with kdim = 3 and vdim = 4"),
+        (lambda: nn.MultiheadAttention(4, 2, rotary=nn.RotaryEmbedding(2), vdim=3), "rotary: expected None with kdim = 4 and vdim = 3"),
+        (lambda: nn.Transformer(4, 2, custom_encoder=3), "custom_encoder: expected a Module, got int"),
+        (lambda: nn.Transformer(4, 2, custom_decoder="x"), "custom_decoder: expected a Module, got str"),
         (lambda: nn.MultiheadAttention(4, 2, rotary=nn.RotaryEmbedding(2))(X, X + 1), "key: expected query itself"),
         (lambda: nn.MultiheadAttention(4, 2, add_zero_attn=True)(X, cache=nn.KeyValueCache()), "cache: expected None, for a layer with"),
         (lambda: nn.TransformerEncoderLayer(4, 2, activation="tanh"), "activation: expected 'relu' or 'gelu', got 'tanh'"),
@@ -391,6 +396,66 @@ def test_what_multihead_attention_refuses(call, message):
 def test_what_is_refused_at_the_start(make, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+def encoder_layer(*args, **options):
+    return nn.TransformerEncoderLayer(4, 2, 8)(*args, **options)
+
+
+def encoder(*args, **options):
+    return nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8), 2)(*args, **options)
+
+
+def decoder_layer(*args, **options):
+    return nn.TransformerDecoderLayer(4, 2, 8)(*args, **options)
+
+
+def decoder(*args, **options):
+    return nn.TransformerDecoder(nn.TransformerDecoderLayer(4, 2, 8), 2)(*args, **options)
+
+
+def transformer(*args, **options):
+    return nn.Transformer(4, 2, 1, 1, 8)(*args, **options)
+
+
+WRONG = np.zeros((7, 7), bool)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: encoder_layer(X, src_mask=WRONG), "src_mask: expected shape (3, 3)"),
+        (lambda: encoder_layer(X, src_key_padding_mask=WRONG), "src_key_padding_mask: expected shape (2, 3)"),
+        (lambda: encoder(X, mask=WRONG), "mask: expected shape (3, 3)"),
+        (lambda: encoder(X, src_key_padding_mask=WRONG), "src_key_padding_mask: expected shape (2, 3)"),
+        *(
+            (lambda module=module, name=name: module(X, X, **{name: WRONG}), f"{name}: expected shape ")
+            for module in (decoder_layer, decoder, transformer)
+            for name in ("tgt_mask", "memory_mask", "tgt_key_padding_mask", "memory_key_padding_mask")
+        ),
+        (lambda: transformer(X, X, src_mask=WRONG), "src_mask: expected shape (3, 3)"),
+        (lambda: transformer(X, X, src_key_padding_mask=WRONG), "src_key_padding_mask: expected shape (2, 3)"),
+        (lambda: decoder_layer(X, X[:, 0]), "memory: expected shape (T, B, 4), got (3, 4)"),
+        (lambda: decoder(X, X[:, :1]), "memory: expected 2 rows, as tgt has, got 1"),
+        (lambda: transformer(X[:, :1], X), "src: expected 2 rows, as tgt has, got 1"),
+        (lambda: nn.TransformerEncoderLayer(4, 3), "nhead: expected a divisor of d_model = 4, got 3"),
+        (lambda: nn.TransformerDecoderLayer(4, 2.5), "nhead: expected an integer, got float"),
+        (lambda: nn.TransformerDecoderLayer(4, 2, layer_norm_eps="x"), "layer_norm_eps: expected a number, got str"),
+        (lambda: nn.Transformer(4, 3), "nhead: expected a divisor of d_model = 4, got 3"),
+        (lambda: nn.Transformer(4, 2, layer_norm_eps=-1.0), "layer_norm_eps: expected a number of at least 0"),
+        (lambda: nn.Transformer.generate_square_subsequent_mask(2.5), "sz: expected an integer, got float"),
+    ],
+)
+def test_sentences_name_the_arguments_of_the_module_that_was_called(call, message):
+    with pytest.raises((ValueError, TypeError)) as caught:
+        call()
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("name", ["MultiheadAttention", "TransformerEncoderLayer", "TransformerDecoderLayer", "Transformer"])
+def test_arguments_that_are_not_there_are_reported_under_the_public_name(name):
+    with pytest.raises(TypeError, match=f"^{name}.__init__.. got an unexpected keyword argument 'device'"):
+        getattr(nn, name)(4, 2, device="cpu")
 
 
 def test_empty_batches_and_sequences():

@@ -1,6 +1,7 @@
 """Decoding step by step with kept keys and values equals the full forward pass."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -170,11 +171,33 @@ def test_some_rows_with_another_memory(rng):
     whole = np.concatenate([x, more], axis=1)
     assert_near(got[[0, 2], 0], model(whole, memory, tgt_is_causal=True)[[0, 2], -1])
     cache.reset([0])
-    with pytest.raises(ValueError, match="memory: expected 5 positions, as the rows kept in the cache have, got 4"):
+    with pytest.raises(ValueError, match="memory: expected 5 positions, as in the first call, got 4"):
         model(more, other[:, :4], cache=cache)
     cache.reset()
     assert cache.lengths.tolist() == []
     assert_near(model(x[:2], other[:2], cache=cache), model(x[:2], other[:2], tgt_is_causal=True))
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_a_memory_of_another_length_wants_a_reset(batch_first, rng):
+    model, axis = decoder(rng, batch_first), 1 if batch_first else 0
+    x, memory = normal(rng, 3, 3, E), normal(rng, 3, 3, E)
+    other = np.concatenate([memory, memory], axis=axis)
+    cache = nn.KeyValueCache()
+    model(x, memory, cache=cache)
+    with pytest.raises(ValueError, match=r"^memory: expected 3 positions, as in the first call, got 6; cache.reset\(\) begins anew"):
+        model(x, other, cache=cache)
+    assert cache.lengths.tolist() == [3, 3, 3]
+    cache.reset()
+    assert_near(model(x, other, cache=cache), model(x, other, tgt_is_causal=True))
+    layer = nn.MultiheadAttention(E, HEADS, batch_first=batch_first)
+    for kept in (cache, nn.KeyValueCache()):
+        with pytest.raises(ValueError, match=r"^value: expected 3 positions, as key has, got 6"):
+            layer(x, memory, other, cache=kept)
+
+
+def test_help_shows_what_a_user_calls():
+    assert {name for name in dir(nn.KeyValueCache) if not name.startswith("_")} == {"lengths", "reorder", "reset"}
 
 
 def test_single_sequences_and_tensors(rng):
@@ -195,13 +218,61 @@ def test_a_cache_serves_one_model_and_is_copied(rng):
         assert_near(one(x[:, 2:], cache=kept), one(x, is_causal=True)[:, 2:])
     assert repr(fork) == "KeyValueCache(lengths=[4, 4])"
     assert repr(nn.KeyValueCache(7)) == "KeyValueCache(max_length=7, lengths=[])"
+    with pytest.raises(ValueError, match="cache: expected the model that filled it, got a layer that it has not seen, with 4 positions in it"):
+        two(x[:, :1], cache=fork)
+    assert fork.lengths.tolist() == [4, 4]
+    fork.reset()
     assert_near(two(x, cache=fork), two(x, is_causal=True))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda m, c: (copy.deepcopy(m), c),
+        lambda m, c: (m, pickle.loads(pickle.dumps(c))),
+        lambda m, c: (copy.deepcopy(m), copy.deepcopy(c)),
+        lambda m, c: (pickle.loads(pickle.dumps(m)), c),
+    ],
+)
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_copy_of_the_model_is_another_model(padded, other, rng):
+    model, cache, x = decoder(rng), nn.KeyValueCache(), normal(rng, 2, 5, E)
+    model(x[:, :4], x, tgt_key_padding_mask=nn.padding_mask([4, 2]) if padded else None, cache=cache)
+    stranger, kept = other(model, cache)
+    for T in (1, 2):
+        with pytest.raises(ValueError, match=r"cache: expected the model that filled it, .* with 4 positions in it; cache.reset"):
+            stranger(x[:, :T], x, cache=kept)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("cache_first", [False, True])
+def test_model_and_cache_are_copied_together(cache_first, copied, rng):
+    model, cache, x, memory = decoder(rng), nn.KeyValueCache(), normal(rng, 2, 6, E), normal(rng, 2, 3, E)
+    want = model(x, memory, tgt_is_causal=True)
+    model(x[:, :4], memory, cache=cache)
+    pair = copied((cache, model) if cache_first else (model, cache))
+    twin, fork = pair[::-1] if cache_first else pair
+    for p in model.parameters():
+        p.data[...] = 0  # the pair looks at its own weights
+    nothing = np.full_like(memory, np.nan)
+    for t in (4, 5):
+        assert_near(twin(x[:, t : t + 1], nothing, cache=fork), want[:, t : t + 1])
+    assert fork.lengths.tolist() == [6, 6]
+    assert cache.lengths.tolist() == [4, 4]
+
+
+def test_a_copy_of_one_layer_takes_its_own_part_along(rng):
+    layers, cache, x = [nn.TransformerEncoderLayer(E, HEADS, 12, 0.0, batch_first=True, rng=k) for k in range(2)], nn.KeyValueCache(), normal(rng, 2, 5, E)
+    want = layers[1](layers[0](x, is_causal=True), is_causal=True)
+    layers[1](layers[0](x[:, :4], cache=cache), cache=cache)
+    fork, second = copy.deepcopy((cache, layers[1]))
+    assert_near(second(layers[0](x[:, 4:], cache=fork), cache=fork), want[:, 4:])
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda m, c, x: m(x[:1], cache=c), ValueError, "query: expected 2 rows, as the cache has, got 1"),
+        (lambda m, c, x: m(x[:1], cache=c), ValueError, "src: expected 2 rows, as the cache has, got 1"),
         (lambda m, c, x: c.reset([2]), IndexError, "rows: expected an index, a slice, a sequence or a mask for 2 rows"),
         (lambda m, c, x: c.reset(np.zeros(3, bool)), IndexError, "rows: expected an index"),
         (lambda m, c, x: c.reorder([0, 2]), IndexError, r"indices: expected rows from 0 to 1, got \[0, 2\]"),
@@ -213,7 +284,7 @@ def test_a_cache_serves_one_model_and_is_copied(rng):
             "key_padding_mask: expected True past the end of each row only",
         ),
         (lambda m, c, x: m(x, src_key_padding_mask=np.zeros((2, 6), bool), cache=c), ValueError, r"key_padding_mask: expected bool of shape \(2, 3\)"),
-        (lambda m, c, x: m(x, mask=np.ones((3, 3), bool), cache=c), ValueError, r"attn_mask: expected shape \(3, 6\)"),
+        (lambda m, c, x: m(x, mask=np.ones((3, 3), bool), cache=c), ValueError, r"^mask: expected shape \(3, 6\)"),
         (lambda m, c, x: nn.KeyValueCache(0), ValueError, "max_length: expected at least 1, got 0"),
     ],
 )

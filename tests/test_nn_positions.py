@@ -165,6 +165,12 @@ def test_pad_sequences(rng):
         assert (batch[len(part) :, row] == -1).all()
     longer, _ = nn.pad_sequences(parts, batch_first=True, T=6)
     assert longer.shape == (3, 6, 3)
+    for dtype, value in ((np.int8, -128), (np.uint8, 2.0), (bool, True), (np.float32, np.nan), (np.float32, -np.inf), (np.float16, 7), (complex, 1j)):
+        padded, _ = nn.pad_sequences([np.ones(2, dtype), np.ones(1, dtype), []], padding_value=value)
+        assert padded.dtype == dtype
+        assert np.array_equal(padded[1, 1], dtype(value), equal_nan=True)
+    with fs.no_grad():
+        assert nn.pad_sequences([fs.Tensor(np.ones(2), requires_grad=True)])[0].shape == (2, 1)
     ids, lengths = nn.pad_sequences([[1, 2], [], [3]], batch_first=True)
     assert ids.dtype == np.int64
     assert ids.tolist() == [[1, 2], [0, 0], [3, 0]]
@@ -191,6 +197,18 @@ def test_split(rng):
         (lambda: nn.padding_mask(3), r"lengths: expected shape \(B,\), got \(\)"),
         (lambda: nn.causal_mask(-1), "T: expected an integer"),
         (lambda: nn.causal_mask(2.0), "T: expected an integer, got float"),
+        *((lambda v=v: nn.pad_sequences([[1, 2], [3]], padding_value=v), "padding_value: expected an integer from -9223372036854775808 to ") for v in (0.5, np.nan, 2**63)),
+        *((lambda v=v: nn.pad_sequences([np.ones(2, np.uint8)], padding_value=v), "padding_value: expected an integer from 0 to 255, as uint8 holds, got ") for v in (300, -1)),
+        (lambda: nn.pad_sequences([np.ones(2, bool)], padding_value=2), "padding_value: expected an integer from 0 to 1, as bool holds, got 2"),
+        *((lambda v=v: nn.pad_sequences([[1.0]], padding_value=v), "padding_value: expected a number, got ") for v in ("a", None, [0])),
+        (lambda: nn.pad_sequences([np.ones(1, np.float32)], padding_value=1e300), "padding_value: expected a number that float32 holds, got 1e.300"),
+        (lambda: nn.pad_sequences([[1.0]], padding_value=1j), "padding_value: expected a number that float64 holds, got 1j"),
+        (lambda: nn.pad_sequences([[1.0]], batch_first=np.ones(2)), "batch_first: expected True or False, got ndarray"),
+        (lambda: nn.pad_sequences([[1], [1.5]]), r"sequences\[1\]: expected int64, as those before it, got float64"),
+        (lambda: nn.pad_sequences([[1], np.array([1, None])]), r"sequences\[1\]: expected numbers, got object"),
+        (lambda: nn.pad_sequences([["a"]]), r"sequences\[0\]: expected numbers, got <U1"),
+        (lambda: nn.pad_sequences([[1], [[1], [2, 3]]]), r"sequences\[1\]: expected an array, got a list that NumPy cannot"),
+        (lambda: nn.pad_sequences([fs.Tensor(np.ones(2), requires_grad=True)]), r"sequences\[0\]: expected an array, got a Tensor that requires a gradient"),
         (lambda: nn.pad_sequences([]), "sequences: expected at least one, got none"),
         (lambda: nn.pad_sequences([[1, 2], [3]], T=1), r"sequences\[0\]: expected at most T = 1 elements, got 2"),
         (lambda: nn.pad_sequences([np.ones((2, 3)), np.ones((2, 4))]), r"sequences\[1\]: expected shape \('length', 3\), got \(2, 4\)"),

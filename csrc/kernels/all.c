@@ -70,6 +70,7 @@ const FSQ_FN(kernels) ALL_TABLE(FSQ_ISA) = {
     .attention_scores_backward = attention_scores_backward,
     .attention_row_backward = attention_row_backward,
     .attention_dots = attention_dots,
+    .attention_plain = attention_plain,
     .attention_delta = attention_delta,
     .pointwise_forward[FSQ_IDENTITY] = pointwise_forward_identity,
     .pointwise_forward[FSQ_EXP] = pointwise_forward_exp,

@@ -131,6 +131,17 @@ static ptrdiff_t attention_seen(unsigned char *seen, const real *s, ptrdiff_t ke
     return count;
 }
 
+/* plain[key] = whether the row of a key holds finite numbers alone; returns how many do. */
+static ptrdiff_t attention_plain(unsigned char *plain, const real *x, ptrdiff_t row, ptrdiff_t keys, ptrdiff_t columns) {
+    ptrdiff_t count = 0;
+    for (ptrdiff_t j = 0; j < keys; j++, x += row) {
+        vreal zero = vzero();                               /* 0 times infinity or NaN is NaN, and stays */
+        for (ptrdiff_t d = 0; d < columns; d += VL) zero = vfma(columns - d < VL ? vload_n(x + d, columns - d) : vload(x + d), vzero(), zero);
+        count += plain[j] = !vany(visnan(zero));
+    }
+    return count;
+}
+
 /* Dropout's m / (1 - p) on a tile whose first key and query are those of the whole problem: the weight of (query, key) is kept where
  * word key % 4 of Philox at counter (key / 4, query, row, 0) is >= threshold. */
 static void attention_dropout(real *p, ptrdiff_t key, ptrdiff_t query, uint32_t row, ptrdiff_t keys, ptrdiff_t n, uint64_t seed, uint64_t threshold,
@@ -268,25 +279,21 @@ static void attention_weights(real *s, const real *lse, ptrdiff_t keys, ptrdiff_
     }
 }
 
-/* dp = p (dp - delta) scale, 0 where p is, whatever a hidden value made of dp. Returns whether any of it is NaN. */
-static int attention_scores_backward(real *dp, const real *p, const real *delta, real scale, ptrdiff_t keys, ptrdiff_t queries) {
-    vmask nan = vlt(vzero(), vzero());
+/* dp = p (dp - delta) scale, 0 where p is, whatever a hidden value made of dp */
+static void attention_scores_backward(real *dp, const real *p, const real *delta, real scale, ptrdiff_t keys, ptrdiff_t queries) {
     for (ptrdiff_t j = 0; j < keys; j++, dp += attention_queries, p += attention_queries)
         for (ptrdiff_t q = 0; q < queries; q += VL) {
             vreal weight = vload(p + q), ds = vmul(vmul(weight, vsub(vload(dp + q), vload(delta + q))), vset1(scale));
-            ds = vselect(veq(weight, vzero()), vzero(), ds);
-            nan = vor_m(nan, visnan(ds));
-            vstore(dp + q, ds);
+            vstore(dp + q, vselect(veq(weight, vzero()), vzero(), ds));
         }
-    return vany(nan);
 }
 
-/* One query's: p = exp(p - lse), ds = p (ds - delta) scale, 0 where p is. */
-static void attention_row_backward(real *p, real *ds, real lse, real delta, real scale, ptrdiff_t n) {
+/* One query's: p = exp(p - lse), ds = p (ds - delta), 0 where p is. */
+static void attention_row_backward(real *p, real *ds, real lse, real delta, ptrdiff_t n) {
     vreal shift = vset1(softmax_shift(lse));
     for (ptrdiff_t j = 0; j < n; j += VL) {
         ptrdiff_t width = n - j < VL ? n - j : VL;
-        vreal weight = vexp_down(vsub(vload_n(p + j, width), shift)), d = vmul(vmul(weight, vsub(vload_n(ds + j, width), vset1(delta))), vset1(scale));
+        vreal weight = vexp_down(vsub(vload_n(p + j, width), shift)), d = vmul(weight, vsub(vload_n(ds + j, width), vset1(delta)));
         vstore_n(p + j, weight, width);
         vstore_n(ds + j, vselect(veq(weight, vzero()), vzero(), d), width);
     }

@@ -148,6 +148,7 @@ typedef struct FSQ_FN(kernels) {
     void (*attention_hide)(real *s, const real *first, const real *last, ptrdiff_t keys, ptrdiff_t queries);
     void (*attention_mask)(real *s, const attention_mask_tile *mask, ptrdiff_t keys, ptrdiff_t n);
     ptrdiff_t (*attention_seen)(unsigned char *seen, const real *s, ptrdiff_t keys, ptrdiff_t n);
+    ptrdiff_t (*attention_plain)(unsigned char *plain, const real *x, ptrdiff_t row, ptrdiff_t keys, ptrdiff_t columns);
     void (*attention_dropout)(real *p, ptrdiff_t key, ptrdiff_t query, uint32_t row, ptrdiff_t keys, ptrdiff_t n, uint64_t seed, uint64_t threshold,
                               real factor);
     int (*attention_softmax)(real *s, real *m, real *l, real *factor, ptrdiff_t keys, ptrdiff_t queries);
@@ -156,8 +157,8 @@ typedef struct FSQ_FN(kernels) {
     void (*attention_dots)(real *s, const real *x, const real *rows, ptrdiff_t row, ptrdiff_t keys, ptrdiff_t D, real factor);
     void (*attention_row)(real *s, ptrdiff_t n, real *m, real *l);
     void (*attention_weights)(real *s, const real *lse, ptrdiff_t keys, ptrdiff_t queries);
-    int (*attention_scores_backward)(real *dp, const real *p, const real *delta, real scale, ptrdiff_t keys, ptrdiff_t queries);
-    void (*attention_row_backward)(real *p, real *ds, real lse, real delta, real scale, ptrdiff_t n);
+    void (*attention_scores_backward)(real *dp, const real *p, const real *delta, real scale, ptrdiff_t keys, ptrdiff_t queries);
+    void (*attention_row_backward)(real *p, real *ds, real lse, real delta, ptrdiff_t n);
     void (*attention_delta)(real *delta, const real *a, ptrdiff_t row_a, const real *b, ptrdiff_t row_b, ptrdiff_t queries, ptrdiff_t n);
     /* ---- pointwise.c: n elements, one thread */
     void (*pointwise_forward[FSQ_GELU_TANH + 1])(real *y, const real *x, ptrdiff_t n);

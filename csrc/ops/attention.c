@@ -20,13 +20,12 @@ static void *attention_carve(char **at, ptrdiff_t count) {
 /* Lays out a worker's tiles from `at` on; returns their end. With NULL: their size. */
 static char *attention_carve_tiles(attention_tiles *t, char *at, const fsq_attention_call *c, int backward) {
     enum { Q = attention_queries };
-    t->q = attention_carve(&at, c->D * Q);
     t->s = attention_carve(&at, (backward ? attention_keys : attention_most_keys) * Q);
-    t->sum = attention_carve(&at, (backward ? c->D : c->Dv) * Q);
+    t->p = backward ? attention_carve(&at, attention_keys * Q) : NULL;
+    t->q = backward ? NULL : attention_carve(&at, c->D * Q);
+    t->sum = backward ? NULL : attention_carve(&at, c->Dv * Q);
     t->m = attention_carve(&at, 7 * Q);
     t->l = t->m + Q, t->factor = t->l + Q, t->first = t->factor + Q, t->last = t->first + Q, t->lse = t->last + Q, t->delta = t->lse + Q;
-    t->dy = backward ? attention_carve(&at, c->Dv * Q) : NULL;
-    t->p = backward ? attention_carve(&at, attention_keys * Q) : NULL;
     return at;
 }
 
@@ -56,6 +55,7 @@ static int attention_scores(const attention_run *a, attention_tiles *t, const at
         attention_mask_tile mask = attention_mask_of(c, q->b, q->h, q->i, from);
         k->attention_mask(t->s, &mask, to - from, q->n);
     }
+    t->hides = c->mask || from < q->all_first || to > q->all_end;
     if (from < q->all_first || to > q->all_end) {
         attention_edges(a, t, q, from, to);
         k->attention_hide(t->s, t->first, t->last, to - from, q->lanes);
@@ -76,10 +76,26 @@ static ptrdiff_t attention_next_run(const attention_tiles *t, ptrdiff_t *j, ptrd
     return end;
 }
 
-/* c (columns, queries) += x^T tile for keys from `from` on: the columns of k or v, of keys that some query sees. */
-static void attention_add(const attention_run *a, const attention_tiles *t, const attention_block *q, real *c, const fsq_attention_array *x,
-                          ptrdiff_t columns, const real *tile, ptrdiff_t from, ptrdiff_t keys) {
+/* Rows of x that hold an infinity or a NaN: for the queries that see the key, p != 0, their part of c is added here, number by number; a
+ * product would take 0 times NaN to the others too. */
+static void attention_add_apart(const attention_run *a, attention_tiles *t, const attention_block *q, real *c, const fsq_attention_array *x,
+                                ptrdiff_t columns, const real *tile, const real *p, ptrdiff_t from, ptrdiff_t keys) {
+    unsigned char plain[attention_most_keys];
+    const real *rows = attention_at(x, q->b, attention_kv(a->call, q->h), from);
+    if (a->kernels->attention_plain(plain, rows, x->row, keys, columns) == keys) return;
+    for (ptrdiff_t j = 0; j < keys; j++, rows += x->row, tile += attention_queries, p += attention_queries) {
+        for (ptrdiff_t i = 0; !plain[j] && i < q->n; i++)
+            for (ptrdiff_t d = 0; p[i] != 0 && d < columns; d++) c[d * attention_queries + i] += rows[d] * tile[i];
+        t->seen[j] = (t->all_seen || t->seen[j]) && plain[j];
+    }
+    t->all_seen = 0;
+}
+
+/* c (columns, queries) += x^T tile for keys from `from` on: the columns of k or v, of keys that some query sees, with its weight p. */
+static void attention_add(const attention_run *a, attention_tiles *t, const attention_block *q, real *c, const fsq_attention_array *x,
+                          ptrdiff_t columns, const real *tile, const real *p, ptrdiff_t from, ptrdiff_t keys) {
     const FSQ_FN(kernels) *k = a->kernels;
+    if (t->hides) attention_add_apart(a, t, q, c, x, columns, tile, p, from, keys);
     for (ptrdiff_t j = 0, end; columns && (end = attention_next_run(t, &j, keys)) >= 0; j = end)
         k->gemm_block(c, attention_queries, attention_at(x, q->b, attention_kv(a->call, q->h), from + j), 1, x->row, 0, tile + j * attention_queries,
                       attention_queries, k->gemm_cols, columns, q->lanes, end - j, 1, NULL, FSQ_IDENTITY);
@@ -133,10 +149,10 @@ static void attention_start(attention_run *a, double nanoseconds, int threads, v
 
 /* ---------------------------------------------------------------- entry points */
 
-/* One query for each head, and nothing that only training wants. */
+/* One query for each head, and neither dropout nor weights. */
 static int attention_decodes(const attention_run *a) {
     const fsq_attention_call *c = a->call;
-    return c->Tq == 1 && c->dropout == 0 && !a->weights && !a->dscores;
+    return c->Tq == 1 && c->dropout == 0 && !c->tiles && !a->weights;
 }
 
 /* The time that the bytes of k and v take: about 40 a nanosecond from L2. */

@@ -39,12 +39,12 @@ typedef struct {
 
 /* A worker's scratch. A tile has a row of attention_queries reals for each key or column. */
 typedef struct {
-    real *q, *dy;                                           /* (D), (Dv): transposed, q scaled */
+    real *q;                                                /* (D) transposed and scaled; backward's lie with their head */
     real *s, *p;                                            /* (attention_most_keys), backward (attention_keys) each */
-    real *sum;                                              /* (Dv) forward: y before it is divided; (D) backward: dq */
+    real *sum;                                              /* (Dv) forward: y before it is divided */
     real *m, *l, *factor, *first, *last, *lse, *delta;      /* of each query */
-    unsigned char seen[attention_most_keys];                   /* keys of the tile that some query sees; all, where all_seen */
-    int all_seen;
+    unsigned char seen[attention_most_keys];                                 /* keys of the tile that some query sees; all, where all_seen */
+    int all_seen, hides;                                    /* hides: some pair of the tile may be hidden */
 } attention_tiles;
 
 static ptrdiff_t attention_min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }

@@ -76,43 +76,30 @@ static int attention_backward_weights(const attention_run *a, attention_tiles *t
     return 1;
 }
 
-/* x (keys, columns) += tile rows, for queries' rows as they lie. */
-static void attention_add_keys(const attention_run *a, const fsq_attention_array *x, const attention_block *q, ptrdiff_t from, ptrdiff_t keys,
-                               const real *tile, const fsq_attention_array *rows, ptrdiff_t columns) {
-    if (columns == 0) return;
-    a->kernels->gemm_block(attention_at(x, q->b, attention_kv(a->call, q->h), from), x->row, tile, attention_queries, 1, 0,
-                           attention_at(rows, q->b, q->h, q->i), rows->row, a->kernels->gemm_cols, keys, columns, q->n, 1, NULL, FSQ_IDENTITY);
-}
-
-/* dq^T += k^T ds for a tile in which there are NaNs: a key that is NaN and hidden from some queries must not reach those, as 0 times NaN
- * would. Its row is added for the others alone. */
-static void attention_add_dq_with_nan(const attention_run *a, attention_tiles *t, const attention_block *q, real *dq, ptrdiff_t from, ptrdiff_t keys) {
-    const fsq_attention_call *c = a->call;
-    for (ptrdiff_t j = 0; j < keys; j++) {
-        const real *ds = t->p + j * attention_queries, *p = t->s + j * attention_queries;
-        const real *key = attention_at(&a->k, q->b, attention_kv(c, q->h), from + j);
-        int nan = 0;
-        for (ptrdiff_t i = 0; i < q->n; i++) nan |= ds[i] != ds[i];
-        t->seen[j] = (t->all_seen || t->seen[j]) && !nan;
-        for (ptrdiff_t i = 0; nan && i < q->n; i++)
-            for (ptrdiff_t d = 0; p[i] != 0 && d < c->D; d++) dq[d * attention_queries + i] += key[d] * ds[i];
+/* x (keys, columns) += tile rows, for queries' rows as they lie; not of those that see nothing, whatever they hold. */
+static void attention_add_keys(const attention_run *a, const attention_head *head, const fsq_attention_array *x, const attention_block *q, ptrdiff_t from,
+                               ptrdiff_t keys, const real *tile, const fsq_attention_array *rows, ptrdiff_t columns) {
+    const real *lse = head->lse + q->i;
+    for (ptrdiff_t i = 0, end; columns && i < q->n; i = end) {
+        int sees = lse[i] != -(real)INFINITY;
+        for (end = i + 1; end < q->n && (lse[end] != -(real)INFINITY) == sees;) end++;
+        if (sees)
+            a->kernels->gemm_block(attention_at(x, q->b, attention_kv(a->call, q->h), from), x->row, tile + i, attention_queries, 1, 0,
+                                   attention_at(rows, q->b, q->h, q->i + i), rows->row, a->kernels->gemm_cols, keys, columns, end - i, 1, NULL, FSQ_IDENTITY);
     }
-    t->all_seen = 0;
-    attention_add(a, t, q, dq, &a->k, c->D, t->p, from, keys);
 }
 
-/* t->p = ds scale, dscores where they are wanted. Returns whether any of it is NaN. */
-static int attention_backward_scores(const attention_run *a, attention_tiles *t, const attention_head *head, const attention_block *q, ptrdiff_t from,
+/* t->p = ds scale; dscores where they are wanted. */
+static void attention_backward_scores(const attention_run *a, attention_tiles *t, const attention_head *head, const attention_block *q, ptrdiff_t from,
                                       ptrdiff_t keys) {
     const fsq_attention_call *c = a->call;
     const FSQ_FN(kernels) *k = a->kernels;
     real scale = (real)c->scale;
-    int nan = k->attention_scores_backward(t->p, t->s, head->delta + q->i, a->dscores ? 1 : scale, keys, q->lanes);
-    if (!a->dscores) return nan;
+    k->attention_scores_backward(t->p, t->s, head->delta + q->i, a->dscores ? 1 : scale, keys, q->lanes);
+    if (!a->dscores) return;
     k->attention_turn_out(a->dscores + ((q->b * c->heads + q->h) * c->Tq + q->i) * c->Tk + from, c->Tk, t->p, NULL, q->n, keys);
     for (ptrdiff_t i = 0; i < q->lanes; i++) t->factor[i] = scale;
     k->attention_scale(t->p, t->factor, keys, q->lanes);
-    return nan;
 }
 
 /* A block of queries and a block of keys: what they add to dk and dv, and to dq. */
@@ -121,16 +108,14 @@ static void attention_backward_pair(const attention_run *a, attention_tiles *t, 
     const fsq_attention_call *c = a->call;
     ptrdiff_t from = attention_max(block, q->sees.first), to = attention_min(block + attention_keys, q->sees.end), keys = to - from;
     if (!attention_backward_weights(a, t, head, q, from, to)) return;
-    int nan = attention_backward_scores(a, t, head, q, from, keys);
+    attention_backward_scores(a, t, head, q, from, keys);
     /* s = scale q k^T */
-    real *dq = head->dq + q->i * c->D;
-    if (for_queries && nan) attention_add_dq_with_nan(a, t, q, dq, from, keys);
-    else if (for_queries) attention_add(a, t, q, dq, &a->k, c->D, t->p, from, keys);
+    if (for_queries) attention_add(a, t, q, head->dq + q->i * c->D, &a->k, c->D, t->p, t->s, from, keys);
     if (!for_keys) return;
-    attention_add_keys(a, &a->dk, q, from, keys, t->p, &head->q_rows, c->D);
+    attention_add_keys(a, head, &a->dk, q, from, keys, t->p, &head->q_rows, c->D);
     /* y = (w m) v */
     if (c->dropout > 0) attention_drop(a, q, t->s, from, keys);
-    attention_add_keys(a, &a->dv, q, from, keys, t->s, &head->dy_rows, c->Dv);
+    attention_add_keys(a, head, &a->dv, q, from, keys, t->s, &head->dy_rows, c->Dv);
 }
 
 static void attention_zero_keys(const attention_run *a, ptrdiff_t b, ptrdiff_t kv, ptrdiff_t from, ptrdiff_t to) {

@@ -121,6 +121,13 @@ static char *attention_carve_decode(attention_decode_rows *r, char *at, const FS
     return at;
 }
 
+/* ds is dL/d(score): a row of dscores where they are wanted, and ds scale. */
+static void attention_decode_scale(const attention_run *a, real *ds, ptrdiff_t b, ptrdiff_t h, ptrdiff_t from, ptrdiff_t keys) {
+    const fsq_attention_call *c = a->call;
+    if (a->dscores) memcpy(a->dscores + (b * c->heads + h) * c->Tk + from, ds, (size_t)keys * sizeof(real));
+    a->kernels->scale(ds, keys, (real)c->scale);
+}
+
 /* p and ds scale for keys [from, to) of heads [h, h + n). */
 static void attention_decode_gradients(const attention_run *a, real *p, real *ds, ptrdiff_t b, ptrdiff_t h, ptrdiff_t n, ptrdiff_t from, ptrdiff_t to) {
     const fsq_attention_call *c = a->call;
@@ -131,7 +138,8 @@ static void attention_decode_gradients(const attention_run *a, real *p, real *ds
         a->kernels->attention_dots(ds + g * attention_piece, attention_at(&a->dy, b, h + g, 0), attention_at(&a->v, b, attention_kv(c, h), from), a->v.row,
                                    to - from, c->Dv, 1);
         a->kernels->attention_delta(&delta, attention_at(&a->dy, b, h + g, 0), 0, attention_at(&a->y, b, h + g, 0), 0, 1, c->Dv);
-        a->kernels->attention_row_backward(p + g * attention_piece, ds + g * attention_piece, a->lse[b * c->heads + h + g], delta, (real)c->scale, to - from);
+        a->kernels->attention_row_backward(p + g * attention_piece, ds + g * attention_piece, a->lse[b * c->heads + h + g], delta, to - from);
+        attention_decode_scale(a, ds + g * attention_piece, b, h + g, from, to - from);
     }
 }
 
@@ -153,8 +161,12 @@ static void attention_decode_backward_head(const attention_run *a, const attenti
     ptrdiff_t shared = c->heads / c->kv_heads, h0 = kv * shared, D = attention_whole(k, c->D), Dv = attention_whole(k, c->Dv), to;
     for (ptrdiff_t g = 0; g < shared; g++) {
         memset(attention_at(&a->dq, b, h0 + g, 0), 0, (size_t)c->D * sizeof(real));
-        memset(r->q + g * D, 0, (size_t)D * sizeof(real)), memcpy(r->q + g * D, attention_at(&a->q, b, h0 + g, 0), (size_t)c->D * sizeof(real));
-        memset(r->dy + g * Dv, 0, (size_t)Dv * sizeof(real)), memcpy(r->dy + g * Dv, attention_at(&a->dy, b, h0 + g, 0), (size_t)c->Dv * sizeof(real));
+        if (a->dscores) memset(a->dscores + (b * c->heads + h0 + g) * c->Tk, 0, (size_t)c->Tk * sizeof(real));
+        memset(r->q + g * D, 0, (size_t)D * sizeof(real));
+        memset(r->dy + g * Dv, 0, (size_t)Dv * sizeof(real));
+        if (a->lse[b * c->heads + h0 + g] == -(real)INFINITY) continue; /* sees nothing: what it holds does not count */
+        memcpy(r->q + g * D, attention_at(&a->q, b, h0 + g, 0), (size_t)c->D * sizeof(real));
+        memcpy(r->dy + g * Dv, attention_at(&a->dy, b, h0 + g, 0), (size_t)c->Dv * sizeof(real));
     }
     attention_zero_keys(a, b, kv, 0, sees.first);
     attention_zero_keys(a, b, kv, sees.end, c->Tk);

@@ -20,7 +20,7 @@ typedef struct {
     real *du, *near_du, *near_dkeys;                        /* (B, A) by place, additive; of the near steps (B, width), and (B) panels by row */
     real *dx;                                               /* (N, I) where the rows are ordered */
     real *context_panels, *state_panels, *query_panels;     /* W_ih's columns of the context, W_hh, W_q */
-    real *own;                                              /* for each worker: (S) of a step, (T, M) and (T, A) of a row of the batch */
+    real *own;                                              /* for each worker: (S) of a step, (T, M) of a row of the batch, and again (T, M) where not additive */
     recurrent_back_row *rows;                               /* (B) by place */
     void *work;                                             /* matmul's: for all together, then for each worker alone */
     size_t work_together, work_alone;

@@ -33,7 +33,7 @@ static void attention_forward_block(const attention_run *a, attention_tiles *t, 
         if (!attention_scores(a, t, q, from, to)) continue;
         if (k->attention_softmax(t->s, t->m, t->l, t->factor, to - from, q->lanes)) k->attention_scale(t->sum, t->factor, c->Dv, q->lanes);
         if (c->dropout > 0) attention_drop(a, q, t->s, from, to - from);
-        attention_add(a, t, q, t->sum, &a->v, c->Dv, t->s, from, to - from);
+        attention_add(a, t, q, t->sum, &a->v, c->Dv, t->s, t->s, from, to - from);
     }
     attention_forward_finish(a, t, q);
 }

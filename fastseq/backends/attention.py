@@ -20,3 +20,4 @@ class AttentionOptions(NamedTuple):
     seed: int = 0  # Philox's key is made of seed, layer and call
     layer: int = 0
     call: int = 0
+    tiles: bool = False  # one query, too, by tiles, as its weights need them: in forward and in backward alike

@@ -54,7 +54,7 @@ def _dropout_mask(shape: tuple[int, ...], options: AttentionOptions) -> Array | 
     w0, w1 = philox(options.seed, np.array([[0, options.layer, options.call, 0x61747465]], np.uint64))[0, :2]
     row, i, block = np.indices((B * heads, Tq, (Tk + 3) // 4)).reshape(3, -1)
     words = philox(int(w0) | int(w1) << 32, np.stack([block, i, row, np.zeros_like(i)], axis=1))
-    kept = words.reshape(B, heads, Tq, -1)[..., :Tk] >= math.ceil(p * 2.0**32)
+    kept = words.reshape(B, heads, Tq, (Tk + 3) // 4 * 4)[..., :Tk] >= math.ceil(p * 2.0**32)
     return kept / (1 - p) if p < 1 else np.zeros(shape)
 
 
@@ -108,6 +108,8 @@ def attention_backward(
     with np.errstate(all="ignore"):
         hidden = _hidden(q, k, mask, key_lengths, options)
         keys, values = _seen(k, hidden, heads), _seen(v, hidden, heads)
+        sees = ~np.all(hidden, axis=3, keepdims=True)  # what a query that sees nothing holds does not count either
+        q, dy = np.where(sees, q, q.dtype.type(0)), np.where(sees, dy, q.dtype.type(0))
         scores = _scores(q, keys, hidden, mask, options)
         p = np.exp(scores - np.where(lse == -np.inf, 0, lse)[..., None])
         m = _dropout_mask(scores.shape, options)

@@ -153,8 +153,8 @@ def axis(name: str, value: Any, ndim: int) -> int:
 
 
 def size(name: str, *sizes: int) -> None:
-    """Raises where an array of these sizes could not be addressed."""
-    if math.prod(sizes) > MOST_ELEMENTS:
+    """Raises where an array of these sizes, or what a kernel needs beside it, could not be addressed; no size counts as 0."""
+    if math.prod([max(n, 1) for n in sizes]) > MOST_ELEMENTS >> 10:
         raise ValueError(f"{name}: a result of shape {sizes} is larger than the address space")
 
 

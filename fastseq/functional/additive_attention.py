@@ -192,4 +192,5 @@ def _problem(q: Any, k: Any, v: Any, u: Any, attn_mask: Any, key_lengths: Any) -
     lengths = None if key_lengths is None else _lengths(key_lengths, (B,), Tk)
     _check.size("q, k", B, Tq, Tk)
     _check.size("q, v", B, Tq, values.shape[2])
+    _check.size("k, v", B, Tk, max(keys.shape[2], values.shape[2]))
     return _Problem(backend_of(x, keys, values, weight), (x, keys, values, weight), None if mask is None else mask[0], mask_shape, lengths)

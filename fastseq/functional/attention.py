@@ -230,6 +230,8 @@ def _attend(problem: _Problem, inputs: tuple[Any, ...], return_weights: bool, jo
     """The call of the backend, and its record. The hooks say how the caller's arrays hold y and gradients: by default as q, k, v do."""
     return_weights = _check.boolean("return_weights", return_weights)
     recording = is_recording(*inputs)
+    if return_weights:
+        problem.keywords["options"] = problem.keywords["options"]._replace(tiles=True)
     y, lse, weights = problem.backend.attention_forward(*problem.arrays, **problem.keywords, training=recording, weights=return_weights)
     outputs = [y.reshape(problem.shape_y) if join is None else join(y)]
     if return_weights:
@@ -286,7 +288,11 @@ def _options(
     if offset != 0 or type(offset) is not int:
         offset = _check.integer("causal_offset", offset, -(2**60), 2**60)
     window = 0 if window is None else _check.integer("window", window, 1, 2**60)
-    return AttentionOptions(float(scale), is_causal, offset, window, *dropout)
+    try:
+        scale = float(scale)
+    except OverflowError:
+        raise ValueError("scale: expected a number that a float can hold, got a larger one") from None
+    return AttentionOptions(scale, is_causal, offset, window, *dropout)
 
 
 def _problem(q: Any, k: Any, v: Any, attn_mask: Any, key_lengths: Any, options: AttentionOptions, enable_gqa: bool) -> _Problem:
@@ -302,9 +308,10 @@ def _problem(q: Any, k: Any, v: Any, attn_mask: Any, key_lengths: Any, options: 
     enable_gqa = _check.boolean("enable_gqa", enable_gqa)
     if heads != kv_heads:
         _check_groups(heads, kv_heads, enable_gqa)
-    mask, mask_shape = (None, ()) if attn_mask is None else _mask(attn_mask, x, (*lead, heads, x.shape[-2], Tk))
+    mask, mask_shape = (None, ()) if attn_mask is None else _mask(attn_mask, x, (*x.shape[:-1], Tk))
     lengths = None if key_lengths is None else _lengths(key_lengths, lead, Tk)
     _check.size("q, v", B, heads, x.shape[-2], values.shape[-1])
+    _check.size("k, v", B, heads, Tk, max(x.shape[-1], values.shape[-1]))
     keywords = {"mask": mask, "key_lengths": lengths, "options": options}
     return _Problem(backend_of(x, keys, values), arrays, keywords, shapes, mask_shape)
 
@@ -352,4 +359,4 @@ def _lengths(key_lengths: Any, lead: tuple[int, ...], Tk: int) -> Array:
     if lengths.size and (lengths.min() < 0 or lengths.max() > Tk):
         outside = lengths.reshape(-1)[int(((lengths < 0) | (lengths > Tk)).reshape(-1).argmax())]
         raise ValueError(f"key_lengths: expected lengths from 0 to {Tk}, got {operator.index(outside)}")
-    return lengths.astype(np.int64, copy=False).reshape(-1)
+    return lengths.astype(np.int64).reshape(-1)  # a copy: C trusts them, backward too

@@ -52,7 +52,7 @@ def cross_entropy(
     """
     values = _check.floats("logits", logits)
     _check.shape("logits", values, ("N", "V"))
-    ids = _check.integers("targets", targets)
+    ids = _check.integers("targets", targets).copy()  # backward trusts them
     _check.shape("targets", ids, (len(values),))
     _check.reduction(reduction)
     label_smoothing = _check.probability("label_smoothing", label_smoothing)

@@ -38,7 +38,8 @@ class DecoderMemory:
             _check.shape("keys", _check.like("keys", keys, data), (*data.shape[:2], "A"))
         self.values = values
         self.keys = keys
-        self.lengths = checked_memory_lengths("lengths", lengths, data.shape[1], len(data))
+        found = checked_memory_lengths("lengths", lengths, data.shape[1], len(data))
+        self.lengths = None if found is None else found.copy()  # C trusts them
 
     @property
     def shape(self) -> tuple[int, ...]:

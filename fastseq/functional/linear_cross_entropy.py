@@ -157,7 +157,7 @@ def _forward(
     b = None if bias is None else _check.like("bias", bias, values)
     if b is not None:
         _check.shape("bias", b, w.shape[:1])
-    ids = _check.integers("targets", targets)
+    ids = _check.integers("targets", targets).copy()  # backward trusts them
     _check.shape("targets", ids, values.shape[:1])
     backend = backend_of(values, ids)
     _check.ids_inside("targets", ids, len(w), backend, targets, ignore=ignore_index)

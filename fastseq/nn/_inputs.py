@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from fastseq.autograd import Tensor, is_recording, record
 from fastseq.functional._check import kind, no_array
 from fastseq.functional._check import size as checked_elements
 
-__all__ = ["any_real_input", "checked_dtype", "checked_elements", "checked_size", "id_input", "real_input"]
+__all__ = ["any_real_input", "checked_dtype", "checked_elements", "checked_flag", "checked_size", "id_input", "plain_array", "real_input", "rename_argument"]
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -38,6 +40,20 @@ def checked_size(name: str, value: Any) -> int:
     return size
 
 
+def checked_flag(name: str, value: Any) -> bool:
+    """`value` as a bool; TypeError for anything but True and False, for an array or a word may mean another argument."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected True or False, got {type(value).__name__}")
+    return bool(value)
+
+
+def rename_argument(error: Exception, names: Mapping[str, str]) -> None:
+    """Let a sentence of an inner module name the arguments of the module that was called: `names` says which are which."""
+    text = str(error)
+    if text.partition(":")[0] in names:
+        error.args = (re.sub(r"\b\w+\b", lambda word: names.get(word[0], word[0]), text),)
+
+
 def real_input(x: Any, dtype: np.dtype, name: str) -> Any:
     """`x` with elements of `dtype`: the same object where they are so already, else a converted copy.
 
@@ -50,7 +66,7 @@ def real_input(x: Any, dtype: np.dtype, name: str) -> Any:
     """
     if type(x) is np.ndarray and x.dtype is dtype:
         return x
-    data = x.data if isinstance(x, Tensor) else _array(x, name)
+    data = x.data if isinstance(x, Tensor) else plain_array(x, name)
     if data.dtype == dtype:
         return x if isinstance(x, Tensor) else data
     if data.dtype.kind not in "iub" and data.dtype.newbyteorder("=") not in _FLOATS:
@@ -74,7 +90,7 @@ def any_real_input(x: Any, name: str) -> Any:
 
 def id_input(ids: Any, name: str) -> Any:
     """`ids` as int64: an array, or a Tensor for a Tensor. TypeError for anything but integers."""
-    data = ids.data if isinstance(ids, Tensor) else _array(ids, name)
+    data = ids.data if isinstance(ids, Tensor) else plain_array(ids, name)
     if data.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got {data.dtype}")
     if data.dtype == np.int64:
@@ -85,7 +101,7 @@ def id_input(ids: Any, name: str) -> Any:
     return Tensor(converted) if isinstance(ids, Tensor) else converted
 
 
-def _array(x: Any, name: str) -> np.ndarray:
+def plain_array(x: Any, name: str) -> np.ndarray:
     """An array-like as an array; what would lose a mask or is on another device is refused."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name}: expected a plain array, got a masked one; fill it first")

@@ -13,6 +13,9 @@ from fastseq.functional import _check
 from fastseq.nn._inputs import checked_size
 from fastseq.nn.module import Module
 
+#: Where a deepcopy's memo lists the caches that it has copied.
+_TWINS = "fastseq.nn.KeyValueCache"
+
 
 class KeyValueCache:
     """The keys and values of positions that attention has seen, so that each is computed once.
@@ -22,7 +25,10 @@ class KeyValueCache:
     what it is given to the cache and looks at everything in it, always causally; attention to another sequence, a decoder's
     memory, computes the memory's keys and values in the first call and does not look at the memory again.
 
-    Nothing is recorded: decode with arrays, or under `fs.no_grad()`.
+    A cache belongs to the model object that filled it: another one cannot go on from there, not even a copy, but model and cache
+    that `copy.deepcopy` or pickle takes together go on as a pair.
+
+    A layer with `add_bias_kv` or `add_zero_attn` takes no cache. Nothing is recorded: decode with arrays, or under `fs.no_grad()`.
 
     Parameters
     ----------
@@ -113,7 +119,7 @@ class KeyValueCache:
             part.reorder(indices)
 
     @contextlib.contextmanager
-    def whole(self) -> Iterator[None]:
+    def _whole(self) -> Iterator[None]:
         """Whatever is raised inside, wrong input or an interrupt between two layers, leaves the cache as it was."""
         lengths = {owner: part.lengths for owner, part in self._own.items()}
         stale = {owner: part.stale.copy() for owner, part in self._memory.items()}
@@ -131,28 +137,42 @@ class KeyValueCache:
     def _parts(self) -> list[OwnKeys | MemoryKeys]:
         return [*self._own.values(), *self._memory.values()]
 
-    def own(self, owner: Any) -> OwnKeys:
-        """The part of a self-attention."""
+    def _own_part(self, owner: Any, counts: np.ndarray) -> OwnKeys:
+        """The part of a self-attention, of whose rows each has counts[b] new positions; a new part only in the first call."""
         part = self._own.get(owner)
         if part is None:
+            for other in self._own.values():
+                if not np.array_equal(other.lengths, counts):
+                    raise ValueError(
+                        "cache: expected the model that filled it, got a layer that it has not seen, "
+                        f"with {other.lengths.max(initial=0)} positions in it; cache.reset() begins anew"
+                    )
             part = self._own[owner] = OwnKeys(self.max_length)
         return part
 
-    def memory(self, owner: Any) -> MemoryKeys | None:
+    def _memory_part(self, owner: Any) -> MemoryKeys | None:
         """The part of an attention to a memory, once there is one."""
         return self._memory.get(owner)
 
-    def keep_memory(self, owner: Any, keys: np.ndarray, values: np.ndarray) -> MemoryKeys:
+    def _keep_memory(self, owner: Any, keys: np.ndarray, values: np.ndarray) -> MemoryKeys:
         """Make that part."""
         part = self._memory[owner] = MemoryKeys(keys, values)
         return part
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> KeyValueCache:
-        """Another cache for the same model."""
+    def __deepcopy__(self, memo: dict[Any, Any]) -> KeyValueCache:
+        """Another cache for the same model, or for its copy where one deepcopy takes both."""
         twin = KeyValueCache(self.max_length)
-        twin._own = {owner: copy.deepcopy(part, memo) for owner, part in self._own.items()}
-        twin._memory = {owner: copy.deepcopy(part, memo) for owner, part in self._memory.items()}
+        twin._own = {memo.get(id(owner), owner): copy.deepcopy(part, memo) for owner, part in self._own.items()}
+        twin._memory = {memo.get(id(owner), owner): copy.deepcopy(part, memo) for owner, part in self._memory.items()}
+        memo.setdefault(_TWINS, []).append(twin)  # for owners that are copied after it
         return twin
+
+    def _follow(self, owner: Any, twin: Any) -> None:
+        """Let the parts of one owner be those of its copy."""
+        for name in ("_own", "_memory"):
+            parts = getattr(self, name)
+            if owner in parts:
+                setattr(self, name, {twin if o is owner else o: part for o, part in parts.items()})
 
     def __repr__(self) -> str:
         most = "" if self.max_length is None else f"max_length={self.max_length}, "
@@ -162,6 +182,14 @@ class KeyValueCache:
 class CachingModule(Module):
     """A module that takes `cache=`; a call that fails leaves the cache as it was."""
 
+    def __deepcopy__(self, memo: dict[Any, Any]) -> CachingModule:
+        """A copy, to which caches that were copied by the same deepcopy belong."""
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
+        for cache in memo.get(_TWINS, ()):
+            cache._follow(self, twin)
+        return twin
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """`forward` on the same arguments."""
         cache = kwargs.get("cache")
@@ -169,7 +197,7 @@ class CachingModule(Module):
             return self.forward(*args, **kwargs)
         if not isinstance(cache, KeyValueCache):
             raise TypeError(f"cache: expected a KeyValueCache, got {type(cache).__name__}")
-        with cache.whole():
+        with cache._whole():
             return self.forward(*args, **kwargs)
 
 
@@ -250,11 +278,6 @@ class MemoryKeys:
 
     def renew(self, keys: np.ndarray, values: np.ndarray) -> None:
         """Take the keys and values of the stale rows."""
-        if keys.shape[2] != self.keys.shape[2]:
-            raise ValueError(
-                f"memory: expected {self.keys.shape[2]} positions, as the rows kept in the cache have, got {keys.shape[2]}; "
-                "pad it to that length"
-            )
         self.keys[self.stale], self.values[self.stale] = keys, values
         self.stale[...] = False
 

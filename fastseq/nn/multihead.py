@@ -101,6 +101,10 @@ class MultiheadAttention(CachingModule):
         self.add_zero_attn, self.batch_first, self.dtype = bool(add_zero_attn), bool(batch_first), checked_dtype(dtype)
         if rotary is not None and not (isinstance(rotary, RotaryEmbedding) and rotary.head_dim == self.head_dim):
             raise ValueError(f"rotary: expected a RotaryEmbedding of head_dim {self.head_dim}, got {rotary!r}")
+        if rotary is not None and rotary.dtype != self.dtype:
+            raise TypeError(f"rotary: expected one of dtype {self.dtype}, as the layer's, got {rotary.dtype}")
+        if rotary is not None and (self.kdim, self.vdim) != (E, E):
+            raise ValueError(f"rotary: expected None with kdim = {self.kdim} and vdim = {self.vdim}, for it is for self-attention only")
         drawn = generator(rng)
         self._draw(drawn, bool(bias), bool(add_bias_kv))
         self.rotary = rotary
@@ -160,7 +164,7 @@ class MultiheadAttention(CachingModule):
         cache : KeyValueCache, optional
             Self-attention appends `query` to it and looks at all that is there, causally; a right-padding
             `key_padding_mask` (B, Tq) then says how many positions each row has, and Tk counts the cache's. Attention to
-            another `key` projects it in the first call only.
+            another `key` projects it in the first call only. Not with `add_bias_kv` or `add_zero_attn`.
 
         Returns
         -------
@@ -327,7 +331,7 @@ class MultiheadAttention(CachingModule):
         if own:
             q, k, v = (self._heads(x) for x in self._projected(query, query, query))
             counts = None if padding is None else self._counts(padding, q.shape)
-            part = cache.own(self)
+            part = cache._own_part(self, np.full(len(q), q.shape[2]) if counts is None else counts)
             if self.rotary is not None:
                 offset = part.lengths if part.batch == len(q) else 0
                 q, k = self.rotary(q, offset=offset), self.rotary(k, offset=offset)
@@ -374,14 +378,21 @@ class MultiheadAttention(CachingModule):
 
     def _memory(self, query: np.ndarray, key: Any, value: Any, cache: KeyValueCache) -> tuple[np.ndarray, MemoryKeys]:
         """The query's heads, and the memory's keys and values, computed unless the cache has them."""
-        part = cache.memory(self)
+        part, time = cache._memory_part(self), 1 - self._batch_axis
+        if key.shape[time] != value.shape[time]:
+            raise ValueError(f"value: expected {key.shape[time]} positions, as key has, got {value.shape[time]}")
         if part is None:
             q, k, v = (self._heads(x) for x in self._projected(query, key, value))
-            return q, cache.keep_memory(self, k, v)
+            return q, cache._keep_memory(self, k, v)
         if part.batch != query.shape[self._batch_axis]:
             raise ValueError(
                 f"query: expected {part.batch} rows, as the cache has, got {query.shape[self._batch_axis]}; "
                 "cache.reset() begins anew, cache.reorder(indices) changes the rows"
+            )
+        if part.keys.shape[2] != key.shape[time]:
+            raise ValueError(
+                f"key: expected {part.keys.shape[2]} positions, as in the first call, got {key.shape[time]}; "
+                "cache.reset() begins anew, and rows that do so alone are padded to that length"
             )
         if part.stale.any():
             rows = (part.stale,) if self.batch_first else (slice(None), part.stale)

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from fastseq.functional import _check
 from fastseq.nn import init
-from fastseq.nn._inputs import checked_size
+from fastseq.nn._inputs import checked_size, rename_argument
 from fastseq.nn.cache import CachingModule, KeyValueCache
 from fastseq.nn.containers import ModuleList
 from fastseq.nn.masks import causal_mask
@@ -118,8 +119,12 @@ class TransformerEncoder(_Stack):
         """
         causal = bool(is_causal)
         more = {} if cache is None else {"cache": cache}
-        for layer in self.layers:
-            src = layer(src, src_mask=mask, src_key_padding_mask=src_key_padding_mask, is_causal=causal, **more)
+        try:
+            for layer in self.layers:
+                src = layer(src, src_mask=mask, src_key_padding_mask=src_key_padding_mask, is_causal=causal, **more)
+        except (TypeError, ValueError) as error:
+            rename_argument(error, {"src_mask": "mask"})
+            raise
         return src if self.norm is None else self.norm(src)
 
 
@@ -249,6 +254,9 @@ class Transformer(Module):
         def norm() -> LayerNorm:
             return LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype)
 
+        for name, custom in (("custom_encoder", custom_encoder), ("custom_decoder", custom_decoder)):
+            if custom is not None and not isinstance(custom, Module):
+                raise TypeError(f"{name}: expected a Module, got {type(custom).__name__}")
         if custom_encoder is None:
             encoder_layer = TransformerEncoderLayer(*options, dtype=dtype, rng=drawn)
             custom_encoder = TransformerEncoder(encoder_layer, num_encoder_layers, norm())
@@ -296,19 +304,27 @@ class Transformer(Module):
         ValueError, TypeError
             Shapes, dtypes or masks that do not fit.
         """
-        memory = self.encoder(src, mask=src_mask, src_key_padding_mask=src_key_padding_mask, is_causal=src_is_causal)
-        return self.decoder(
-            tgt,
-            memory,
-            tgt_mask=tgt_mask,
-            memory_mask=memory_mask,
-            tgt_key_padding_mask=tgt_key_padding_mask,
-            memory_key_padding_mask=memory_key_padding_mask,
-            tgt_is_causal=tgt_is_causal,
-            memory_is_causal=memory_is_causal,
-        )
+        try:
+            memory = self.encoder(src, mask=src_mask, src_key_padding_mask=src_key_padding_mask, is_causal=src_is_causal)
+        except (TypeError, ValueError) as error:
+            rename_argument(error, {"mask": "src_mask", "is_causal": "src_is_causal"})
+            raise
+        try:
+            return self.decoder(
+                tgt,
+                memory,
+                tgt_mask=tgt_mask,
+                memory_mask=memory_mask,
+                tgt_key_padding_mask=tgt_key_padding_mask,
+                memory_key_padding_mask=memory_key_padding_mask,
+                tgt_is_causal=tgt_is_causal,
+                memory_is_causal=memory_is_causal,
+            )
+        except (TypeError, ValueError) as error:
+            rename_argument(error, {"memory": "src"})
+            raise
 
     @staticmethod
     def generate_square_subsequent_mask(sz: int, dtype: Any = np.float32) -> np.ndarray:
         """PyTorch's causal mask (sz, sz): 0 where the query sees the key, -inf where it does not."""
-        return np.where(causal_mask(sz), -np.inf, 0.0).astype(dtype)
+        return np.where(causal_mask(_check.integer("sz", sz, 0, 2**31)), -np.inf, 0.0).astype(dtype)

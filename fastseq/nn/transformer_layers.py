@@ -8,7 +8,7 @@ import numpy as np
 
 from fastseq import functional
 from fastseq.autograd import Tensor
-from fastseq.nn._inputs import checked_dtype, checked_size, real_input
+from fastseq.nn._inputs import checked_dtype, checked_size, real_input, rename_argument
 from fastseq.nn.cache import CachingModule, KeyValueCache
 from fastseq.nn.dropout import Dropout
 from fastseq.nn.linear import Linear
@@ -19,12 +19,25 @@ from fastseq.nn.positions import RotaryEmbedding
 from fastseq.runtime import generator
 
 _ACTIVATIONS = ("relu", "gelu")
+# What the layers' arguments are called in the modules they consist of.
+_OPTIONS = {"embed_dim": "d_model", "num_heads": "nhead", "eps": "layer_norm_eps"}
+_OWN = {"query": "src", "attn_mask": "src_mask", "key_padding_mask": "src_key_padding_mask"}
+_TARGET = {"query": "tgt", "attn_mask": "tgt_mask", "key_padding_mask": "tgt_key_padding_mask", "is_causal": "tgt_is_causal"}
+_MEMORY = {
+    "query": "tgt",
+    "key": "memory",
+    "value": "memory",
+    "attn_mask": "memory_mask",
+    "key_padding_mask": "memory_key_padding_mask",
+    "is_causal": "memory_is_causal",
+}
 
 
 class _Layer(CachingModule):
     """What both layers have: attention to themselves, a feed-forward part, and `_norms` norms with a dropout each."""
 
     _norms: int
+    _names: dict[str, str]  # of the arguments that self-attention gets
     norm1: Module
     norm2: Module
     norm3: Module
@@ -36,17 +49,16 @@ class _Layer(CachingModule):
         self,
         d_model: int,
         nhead: int,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.1,
-        activation: str = "relu",
-        layer_norm_eps: float = 1e-5,
-        batch_first: bool = False,
-        norm_first: bool = False,
-        bias: bool = True,
-        *,
-        rotary: RotaryEmbedding | None = None,
-        dtype: Any = np.float32,
-        rng: Any = None,
+        dim_feedforward: int,
+        dropout: float,
+        activation: str,
+        layer_norm_eps: float,
+        batch_first: bool,
+        norm_first: bool,
+        bias: bool,
+        rotary: RotaryEmbedding | None,
+        dtype: Any,
+        rng: Any,
     ) -> None:
         if activation not in _ACTIVATIONS:
             raise ValueError(f"activation: expected 'relu' or 'gelu', got {activation!r}")
@@ -59,14 +71,19 @@ class _Layer(CachingModule):
                 d_model, nhead, dropout, bias, batch_first=batch_first, rotary=rotary, dtype=dtype, rng=drawn
             )
 
-        self.self_attn = attention(rotary)
+        try:
+            self.self_attn = attention(rotary)
+            norms = [LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype) for _ in range(self._norms)]
+        except (TypeError, ValueError) as error:
+            rename_argument(error, _OPTIONS)
+            raise
         if self._norms == 3:
             self.multihead_attn = attention(None)
         self.linear1 = Linear(d_model, width, bias, dtype=dtype, rng=drawn)
         self.dropout = Dropout(dropout, rng=drawn)
         self.linear2 = Linear(width, d_model, bias, dtype=dtype, rng=drawn)
-        for k in range(1, self._norms + 1):
-            setattr(self, f"norm{k}", LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype))
+        for k, norm in enumerate(norms, 1):
+            setattr(self, f"norm{k}", norm)
         for k in range(1, self._norms + 1):
             setattr(self, f"dropout{k}", Dropout(dropout, rng=drawn))
 
@@ -78,7 +95,11 @@ class _Layer(CachingModule):
         return x
 
     def _attend(self, x: Any, padding: Any, mask: Any, is_causal: bool, cache: KeyValueCache | None) -> Any:
-        y, _ = self.self_attn(x, None, None, padding, False, mask, is_causal=is_causal, cache=cache)
+        try:
+            y, _ = self.self_attn(x, None, None, padding, False, mask, is_causal=is_causal, cache=cache)
+        except (TypeError, ValueError) as error:
+            rename_argument(error, self._names)
+            raise
         return self.dropout1(y)
 
     def _feed_forward(self, x: Any) -> Any:
@@ -145,6 +166,26 @@ class TransformerEncoderLayer(_Layer):
     """
 
     _norms = 2
+    _names = _OWN
+
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: str = "relu",
+        layer_norm_eps: float = 1e-5,
+        batch_first: bool = False,
+        norm_first: bool = False,
+        bias: bool = True,
+        *,
+        rotary: RotaryEmbedding | None = None,
+        dtype: Any = np.float32,
+        rng: Any = None,
+    ) -> None:
+        options = (d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, batch_first, norm_first, bias)
+        super().__init__(*options, rotary, dtype, rng)
 
     def forward(
         self,
@@ -214,6 +255,26 @@ class TransformerDecoderLayer(_Layer):
     """
 
     _norms = 3
+    _names = _TARGET
+
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: str = "relu",
+        layer_norm_eps: float = 1e-5,
+        batch_first: bool = False,
+        norm_first: bool = False,
+        bias: bool = True,
+        *,
+        rotary: RotaryEmbedding | None = None,
+        dtype: Any = np.float32,
+        rng: Any = None,
+    ) -> None:
+        options = (d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, batch_first, norm_first, bias)
+        super().__init__(*options, rotary, dtype, rng)
 
     def forward(
         self,
@@ -264,5 +325,9 @@ class TransformerDecoderLayer(_Layer):
         return _add_norm(self.norm3, self.dropout3(self._feed_forward(x)), x)[0]
 
     def _attend_memory(self, x: Any, memory: Any, padding: Any, mask: Any, is_causal: bool, cache: KeyValueCache | None) -> Any:
-        y, _ = self.multihead_attn(x, memory, memory, padding, False, mask, is_causal=is_causal, cache=cache)
+        try:
+            y, _ = self.multihead_attn(x, memory, memory, padding, False, mask, is_causal=is_causal, cache=cache)
+        except (TypeError, ValueError) as error:
+            rename_argument(error, _MEMORY)
+            raise
         return self.dropout2(y)
