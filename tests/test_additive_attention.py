@@ -304,6 +304,19 @@ def test_the_explicit_pair(dtype, isa, rng):
         assert np.array_equal(alone[name], zeros[name]), name
 
 
+@pytest.mark.parametrize("shape", [(3, 4), (2, 1, 4), (1,)], ids=str)
+def test_the_pair_has_the_gradient_of_a_mask_of_floats(shape, rng):
+    q, k, v, u, _, _ = arrays(rng, np.float64, 2, 3, 4, 5, 2)
+    mask = fs.Tensor(rng.standard_normal(shape), requires_grad=True)
+    y = F.additive_attention(q, k, v, u, attn_mask=mask)
+    dy = rng.standard_normal(y.shape)
+    y.backward(dy)
+    _, _, cache = F.additive_attention_forward(q, k, v, u, attn_mask=mask.data)
+    assert_same_bits(F.additive_attention_backward(cache, dy)["dattn_mask"], mask.grad)
+    _, _, cache = F.additive_attention_forward(q, k, v, u, attn_mask=mask.data > 0)
+    assert sorted(F.additive_attention_backward(cache, dy)) == ["dk", "dq", "du", "dv"]
+
+
 def test_arrays_in_arrays_out(rng):
     q, k, v, u, _, _ = arrays(rng, np.float32, 2, 3, 4, 5, 2)
     assert type(F.additive_attention(q, k, v, u)) is np.ndarray

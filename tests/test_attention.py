@@ -252,6 +252,37 @@ def test_explicit_pair(dtype, rng):
     assert_same_bits(y, want[0])
 
 
+@pytest.mark.parametrize("shape", [(5, 7), (2, 1, 1, 7), (1,)], ids=str)
+def test_explicit_pairs_have_the_gradient_of_a_mask_of_floats(shape, dtype, rng):
+    inputs = [*arrays(rng, dtype), rng.standard_normal(shape).astype(dtype)]
+    y, cache = functional.scaled_dot_product_attention_forward(*inputs)
+    dy = rng.standard_normal(y.shape).astype(dtype)
+    for name, want in zip(("dq", "dk", "dv", "dattn_mask"), gradients(inputs, dy)[1:], strict=True):
+        assert_same_bits(functional.scaled_dot_product_attention_backward(cache, dy)[name], want)
+    _, cache = functional.scaled_dot_product_attention_forward(*inputs[:3], inputs[3] > 0)
+    assert sorted(functional.scaled_dot_product_attention_backward(cache, dy)) == ["dk", "dq", "dv"]
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("masked", [True, False])
+def test_explicit_pair_of_self_attention(masked, heads, batch_first, dtype, rng):
+    qkv, dy = rng.standard_normal((3, 3, 12)).astype(dtype), rng.standard_normal((3, 3, 4)).astype(dtype)
+    mask = rng.standard_normal((3, 3)).astype(dtype) if masked else None
+    options = {"batch_first": batch_first, "key_lengths": [3, 1, 2]}
+    tensors = fs.Tensor(qkv, requires_grad=True), None if mask is None else fs.Tensor(mask, requires_grad=True)
+    recorded = functional.self_attention(tensors[0], heads, tensors[1], **options)
+    recorded.backward(dy)
+    y, cache = functional.self_attention_forward(qkv, heads, mask, **options)
+    assert_same_bits(y, recorded.data)
+    for _ in range(2):
+        found = functional.self_attention_backward(cache, dy)
+        assert sorted(found) == (["dattn_mask", "dqkv"] if masked else ["dqkv"])
+        assert_same_bits(found["dqkv"], tensors[0].grad)
+        if masked:
+            assert_same_bits(found["dattn_mask"], tensors[1].grad)
+
+
 def test_gradients_through_the_weights_alone(rng):
     q, k, v = (fs.Tensor(x, requires_grad=True) for x in arrays(rng, np.float64, Tk=9))
     assert fs.gradcheck(lambda q, k, v: attend(q, k, v, return_weights=True)[1] ** 2, [q, k, v])
@@ -303,6 +334,10 @@ _Q, _K = np.zeros((2, 4, 5, 6)), np.zeros((2, 4, 7, 6))
         (lambda: functional.scaled_dot_product_attention_backward(1, _Q), TypeError,
          "^cache: expected what scaled_dot_product_attention_forward returned, got int$"),
         (lambda: attend(_Q, _K, _K, is_causal=np.ones((5, 7), bool)), TypeError, "^is_causal: expected True or False, got ndarray; a mask is attn_mask$"),
+        (lambda: functional.self_attention_backward(1, _Q), TypeError, "^cache: expected what self_attention_forward returned, got int$"),
+        (lambda: functional.self_attention_forward(fs.Tensor(_Q[0]), 2), TypeError, "^qkv: expected an array, got a Tensor; self_attention records$"),
+        (lambda: functional.self_attention_backward(functional.self_attention_forward(np.zeros((2, 3, 12)), 2)[1], np.zeros((2, 3, 12))),
+         ValueError, r"^dy: expected shape \(2, 3, 4\), got \(2, 3, 12\)$"),
         (lambda: attend(_Q, _K, _K, is_causal="no"), TypeError, "^is_causal: expected True or False, got str$"),
         (lambda: attend(_Q, _K, _K, is_causal=2), TypeError, "^is_causal: expected True or False, got 2$"),
         (lambda: attend(_Q, _K, _K, is_causal=None), TypeError, "^is_causal: expected True or False, got NoneType$"),

@@ -130,6 +130,42 @@ def test_a_large_mean_costs_no_digits_of_the_variance(dtype, isa, rng):
     np.testing.assert_allclose(F.layer_norm(x), want, atol=3e3 * np.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("given", [(), ("weight",), ("weight", "bias"), ("residual",), ("weight", "bias", "residual")], ids=str)
+def test_the_explicit_pair_of_layer_norm(given, dtype, rng):
+    values = dict(zip(("x", "weight", "bias", "residual"), arrays(rng, dtype, (4, 17), 17, 17, (4, 17)), strict=True))
+    values = {name: a for name, a in values.items() if name in ("x", *given)}
+    dy, ds = arrays(rng, dtype, (4, 17), (4, 17))
+    tensors = {name: fs.Tensor(a, requires_grad=True) for name, a in values.items()}
+    y, *s = recorded if type(recorded := F.layer_norm(**tensors)) is tuple else (recorded,)
+    ((y * dy).sum() + sum((a * ds).sum() for a in s)).backward()
+    *outputs, cache = F.layer_norm_forward(**values)
+    for got, want in zip(outputs, (y, *s), strict=True):
+        assert_same_bits(got, want.data)
+    first, again = (F.layer_norm_backward(cache, dy, ds=ds if s else None) for _ in range(2))
+    assert set(first) == {"dx", "dweight", "dbias"} | {f"d{name}" for name in given}
+    for name, grad in first.items():
+        assert (grad is None) == (name[1:] not in values)
+        if grad is not None:
+            assert_same_bits(grad, tensors[name[1:]].grad)
+            assert_same_bits(again[name], grad)
+    assert not s or not np.shares_memory(first["dx"], first["dresidual"])
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_the_explicit_pair_of_rms_norm(weighted, dtype, rng):
+    x, weight, dy = arrays(rng, dtype, (2, 3, 17), 17, (2, 3, 17))
+    inputs = leaves(x, weight) if weighted else leaves(x)
+    y = F.rms_norm(*inputs)
+    y.backward(dy)
+    got, cache = F.rms_norm_forward(*[t.data for t in inputs])
+    assert_same_bits(got, y.data)
+    for found in (F.rms_norm_backward(cache, dy) for _ in range(2)):
+        assert_same_bits(found["dx"], inputs[0].grad)
+        assert (found["dweight"] is None) == (not weighted)
+        if weighted:
+            assert_same_bits(found["dweight"], inputs[1].grad)
+
+
 def test_bad_input_is_refused_in_a_sentence():
     x, n = np.ones((2, 3)), np.ones(3)
     for call, error, text in (
@@ -144,6 +180,13 @@ def test_bad_input_is_refused_in_a_sentence():
         (lambda: F.layer_norm(x, eps="1"), TypeError, "eps: expected a number, got str"),
         (lambda: F.rms_norm(x, np.ones(4)), ValueError, "weight: expected shape (3,), got (4,)"),
         (lambda: F.rms_norm(x, eps=np.nan), ValueError, "eps: expected a number of at least 0, got nan"),
+        (lambda: F.layer_norm_forward(x, bias=fs.Tensor(n)), TypeError, "bias: expected an array, got a Tensor; layer_norm records"),
+        (lambda: F.layer_norm_backward(1, x), TypeError, "cache: expected what layer_norm_forward returned, got int"),
+        (lambda: F.rms_norm_backward(F.layer_norm_forward(x)[1], x), TypeError,
+         "cache: expected what rms_norm_forward returned, got what layer_norm_forward did"),
+        (lambda: F.layer_norm_backward(F.layer_norm_forward(x)[1], n), ValueError, "dy: expected shape (2, 3), got (3,)"),
+        (lambda: F.layer_norm_backward(F.layer_norm_forward(x)[1], fs.Tensor(x)), TypeError, "dy: expected an array, got a Tensor"),
+        (lambda: F.layer_norm_backward(F.layer_norm_forward(x)[1], x, ds=x), TypeError, "ds: expected None without a residual, got ndarray"),
         (lambda: fs.nn.LayerNorm((2, 3)), ValueError, "normalized_shape: expected one size, that of the last axis, got (2, 3)"),
         (lambda: fs.nn.LayerNorm(0), ValueError, "normalized_shape: expected at least 1, got 0"),
         (lambda: fs.nn.LayerNorm(3, eps=-1), ValueError, "eps: expected a number of at least 0, got -1"),

@@ -14,7 +14,6 @@ from fastseq.functional.attention import (
     scaled_dot_product_attention,
     scaled_dot_product_attention_backward,
     scaled_dot_product_attention_forward,
-    self_attention,
 )
 from fastseq.functional.attention_decoder import (
     attention_decoder,
@@ -26,7 +25,14 @@ from fastseq.functional.decoder_memory import DecoderMemory, decoder_memory
 from fastseq.functional.dropout import dropout
 from fastseq.functional.embedding import embedding
 from fastseq.functional.gru import gru, gru_backward, gru_forward
-from fastseq.functional.layer_norm import layer_norm, rms_norm
+from fastseq.functional.layer_norm import (
+    layer_norm,
+    layer_norm_backward,
+    layer_norm_forward,
+    rms_norm,
+    rms_norm_backward,
+    rms_norm_forward,
+)
 from fastseq.functional.linear_cross_entropy import (
     linear_cross_entropy,
     linear_cross_entropy_backward,
@@ -41,6 +47,7 @@ from fastseq.functional.recurrent import Noise
 from fastseq.functional.reduce import max, mean, sum
 from fastseq.functional.rnn import rnn, rnn_backward, rnn_forward
 from fastseq.functional.rotary import rotary_embedding
+from fastseq.functional.self_attention import self_attention, self_attention_backward, self_attention_forward
 from fastseq.functional.shape import concatenate, reshape, split, stack, swapaxes, transpose, where
 from fastseq.functional.softmax import log_softmax, softmax
 
@@ -68,6 +75,8 @@ __all__ = [
     "gru_forward",
     "l1_loss",
     "layer_norm",
+    "layer_norm_backward",
+    "layer_norm_forward",
     "linear",
     "linear_cross_entropy",
     "linear_cross_entropy_backward",
@@ -91,6 +100,8 @@ __all__ = [
     "relu",
     "reshape",
     "rms_norm",
+    "rms_norm_backward",
+    "rms_norm_forward",
     "rnn",
     "rnn_backward",
     "rnn_forward",
@@ -99,6 +110,8 @@ __all__ = [
     "scaled_dot_product_attention_backward",
     "scaled_dot_product_attention_forward",
     "self_attention",
+    "self_attention_backward",
+    "self_attention_forward",
     "sigmoid",
     "softmax",
     "split",

@@ -120,6 +120,22 @@ def boolean(name: str, value: Any, array_hint: str = "") -> bool:
     raise TypeError(f"{name}: expected True or False, got {came}{array_hint if hasattr(value, 'shape') else ''}")
 
 
+def no_tensors(operation: str, **arguments: Any) -> None:
+    """Raises where an argument of a forward half is a Tensor."""
+    for name, x in arguments.items():
+        if isinstance(x, Tensor):
+            raise TypeError(f"{name}: expected an array, got a Tensor; {operation} records")
+
+
+def gradient(name: str, x: Any, saved: Array, sizes: tuple[int, ...]) -> Array:
+    """A gradient that a backward half is given: an array of the dtype of what was saved, and of this shape."""
+    if isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected an array, got a Tensor")
+    x = like(name, x, saved)
+    shape(name, x, sizes)
+    return x
+
+
 def made_by(forward: str, cache: Any, kind: type) -> None:
     """Raises unless the cache is of the kind that this forward half returns."""
     if not isinstance(cache, kind):

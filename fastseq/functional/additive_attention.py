@@ -124,9 +124,7 @@ def additive_attention_forward(
     >>> sorted(fs.functional.additive_attention_backward(cache, y))
     ['dk', 'dq', 'du', 'dv']
     """
-    for name, x in (("q", q), ("k", k), ("v", v), ("u", u), ("attn_mask", attn_mask)):
-        if isinstance(x, Tensor):
-            raise TypeError(f"{name}: expected an array, got a Tensor; additive_attention records")
+    _check.no_tensors("additive_attention", q=q, k=k, v=v, u=u, attn_mask=attn_mask)
     problem = _problem(q, k, v, u, attn_mask, key_lengths)
     y, weights = problem.backend.additive_attention_forward(
         *problem.arrays, mask=problem.mask, key_lengths=problem.key_lengths, need_weights=True
@@ -150,7 +148,7 @@ def additive_attention_backward(
     Returns
     -------
     dict of ndarray
-        dq, dk, dv, du.
+        dq, dk, dv, du, and dattn_mask where there was a mask of floats.
 
     Raises
     ------
@@ -162,10 +160,13 @@ def additive_attention_backward(
     for name, x, sizes in (("dy", dy, (*weights.shape[:2], problem.arrays[2].shape[2])), ("dweights", dweights, weights.shape)):
         if x is not None:
             _check.shape(name, _check.like(name, x, weights), sizes)
-    each = problem.backend.additive_attention_backward(
+    *each, dscores = problem.backend.additive_attention_backward(
         *problem.arrays, weights, dy, key_lengths=problem.key_lengths, dweights=dweights
     )
-    return dict(zip(("dq", "dk", "dv", "du"), each, strict=False))
+    grads = dict(zip(("dq", "dk", "dv", "du"), each, strict=True))
+    if problem.mask is not None and problem.mask.dtype != bool:
+        grads["dattn_mask"] = _check.unbroadcast(dscores, problem.mask_shape)
+    return grads
 
 
 class _Problem(NamedTuple):

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention (Vaswani et al. 2017), its explicit pair, and self-attention on one joint projection.
+"""Scaled dot-product attention (Vaswani et al. 2017), and its explicit pair.
 
 y_i = sum_j w_ij v_j,  w_i = softmax over the keys j that query i sees of (scale q_i . k_j + mask_ij). No (Tq, Tk) matrix is
 stored, forwards or backwards, unless the weights are asked for.
@@ -150,9 +150,7 @@ def scaled_dot_product_attention_forward(
     >>> sorted(fs.functional.scaled_dot_product_attention_backward(cache, y))
     ['dk', 'dq', 'dv']
     """
-    for name, x in (("q", q), ("k", k), ("v", v), ("attn_mask", attn_mask)):
-        if isinstance(x, Tensor):
-            raise TypeError(f"{name}: expected an array, got a Tensor; scaled_dot_product_attention records")
+    _check.no_tensors("scaled_dot_product_attention", q=q, k=k, v=v, attn_mask=attn_mask)
     dropout = _dropout(dropout_p, seed, layer, call, None)
     options = _options(np.shape(q), scale, is_causal, causal_offset, window, dropout)
     problem = _problem(q, k, v, attn_mask, key_lengths, options, enable_gqa)
@@ -180,7 +178,7 @@ def scaled_dot_product_attention_backward(cache: AttentionCache, dy: Array) -> d
     Returns
     -------
     dict of ndarray
-        dq, dk, dv, shaped like q, k and v.
+        dq, dk, dv, shaped like q, k and v, and dattn_mask where there was a mask of floats.
 
     Raises
     ------
@@ -189,85 +187,10 @@ def scaled_dot_product_attention_backward(cache: AttentionCache, dy: Array) -> d
     """
     _check.made_by("scaled_dot_product_attention_forward", cache, AttentionCache)
     problem, y, lse = cache
-    dy = _check.like("dy", dy, y)
-    _check.shape("dy", dy, problem.shape_y)
-    grads = problem.backend.attention_backward(*problem.arrays, y, lse, dy.reshape(y.shape), **problem.keywords)
-    return {f"d{n}": g.reshape(shape) for n, g, shape in zip("qkv", grads[:3], problem.shapes, strict=True)}
-
-
-def self_attention(
-    qkv: ArrayOrTensor,
-    num_heads: int,
-    attn_mask: ArrayOrTensor | None = None,
-    *,
-    batch_first: bool = True,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    key_lengths: Any = None,
-    window: int | None = None,
-    return_weights: bool = False,
-    seed: int | None = None,
-    layer: int = 0,
-    call: int = 0,
-    rng: int | np.random.Generator | None = None,
-) -> Any:
-    """Attention of a sequence to itself, from its queries, keys and values side by side in one array, in which their gradients return.
-
-    Parameters
-    ----------
-    qkv : ndarray or Tensor (B, T, 3 E), or (T, B, 3 E) without `batch_first`; float32 or float64
-        What one projection gives: q, k and v of E numbers each, the heads one after the other in each of them.
-    num_heads : int
-        A divisor of E.
-    attn_mask, dropout_p, is_causal, scale, key_lengths, window, return_weights, seed, layer, call, rng
-        As in `scaled_dot_product_attention`; masks broadcast to (B, heads, T, T), key_lengths is (B,).
-    batch_first : bool
-        Which axis is the batch.
-
-    Returns
-    -------
-    y : ndarray or Tensor (B, T, E) or (T, B, E)
-        The heads' outputs side by side.
-    weights : ndarray or Tensor (B, heads, T, T)
-        With `return_weights`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If shapes, dtypes or options do not fit.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import fastseq as fs
-    >>> fs.functional.self_attention(np.ones((2, 5, 12)), 2).shape
-    (2, 5, 4)
-    """
-    values = _check.floats("qkv", qkv)
-    _check.shape("qkv", values, ("B", "T", "3 E") if _check.boolean("batch_first", batch_first) else ("T", "B", "3 E"))
-    num_heads = _check.integer("num_heads", num_heads, 1, 2**31)
-    if values.shape[2] % (3 * num_heads):
-        raise ValueError(f"qkv: expected 3 E columns, E a multiple of num_heads = {num_heads}, got {values.shape[2]}")
-    D = values.shape[2] // (3 * num_heads)
-    heads = _split(values, num_heads, batch_first)
-    dropout = _dropout(dropout_p, seed, layer, call, rng)
-    options = _options(heads[0].shape, scale, is_causal, 0, window, dropout)
-    problem = _problem(*heads, attn_mask, key_lengths, options, False)
-
-    def join(y: Array) -> Array:
-        return _sequence(y, batch_first).reshape(*values.shape[:2], num_heads * D)
-
-    def split(dy: Array) -> Array:
-        return _sequence(dy.reshape(*values.shape[:2], num_heads, D), batch_first, back=True)
-
-    def gradients(y: Array, lse: Array, dy: Array, **options: Any) -> tuple[Array, Array | None]:
-        dqkv = np.empty(values.shape, values.dtype)
-        out = _split(dqkv, num_heads, batch_first)
-        *_, dscores = problem.backend.attention_backward(*problem.arrays, y, lse, dy, **problem.keywords, out=out, **options)
-        return dqkv, dscores
-
-    return _attend(problem, (qkv, attn_mask), return_weights, join, split, gradients)
+    dy = _check.gradient("dy", dy, y, problem.shape_y).reshape(y.shape)
+    *each, dscores = problem.backend.attention_backward(*problem.arrays, y, lse, dy, **problem.keywords, need_dscores=problem.is_additive)
+    grads = {f"d{n}": g.reshape(shape) for n, g, shape in zip("qkv", each, problem.shapes, strict=True)}
+    return grads | problem.mask_gradient(dscores)
 
 
 # ---------------------------------------------------------------- the call
@@ -281,6 +204,18 @@ class _Problem(NamedTuple):
     keywords: dict[str, Any]
     shapes: tuple[tuple[int, ...], ...]  # of q, k, v
     mask_shape: tuple[int, ...]
+
+    @property
+    def is_additive(self) -> bool:
+        """Whether there is a mask of floats, which has a gradient."""
+        mask = self.keywords["mask"]
+        return mask is not None and mask.dtype != bool
+
+    def mask_gradient(self, dscores: Array | None) -> dict[str, Array]:
+        """dattn_mask of a backward half, of a mask of floats."""
+        if dscores is None:
+            return {}
+        return {"dattn_mask": _check.unbroadcast(dscores.reshape(self.shape_weights), self.mask_shape)}
 
     @property
     def shape_y(self) -> tuple[int, ...]:
@@ -323,18 +258,6 @@ def _attend(problem: _Problem, inputs: tuple[Any, ...], return_weights: bool, jo
 
     recorded = record(outputs, inputs, backward, "attention")
     return recorded if return_weights else recorded[0]
-
-
-def _split(qkv: Array, heads: int, batch_first: bool) -> tuple[Array, Array, Array]:
-    """Views (B, heads, T, D) of the three parts of an array of `self_attention`."""
-    parts = qkv.reshape(*qkv.shape[:2], 3, heads, qkv.shape[2] // (3 * heads))
-    q, k, v = (_sequence(parts[:, :, n], batch_first, back=True) for n in range(3))
-    return q, k, v
-
-
-def _sequence(x: Array, batch_first: bool, back: bool = False) -> Array:
-    """(B, heads, T, D) as (B, T, heads, D), or (T, B, heads, D); `back`: the other way."""
-    return x.swapaxes(1, 2) if batch_first else x.transpose(1, 2, 0, 3) if back else x.transpose(2, 0, 1, 3)
 
 
 # ---------------------------------------------------------------- checks
