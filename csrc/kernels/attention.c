@@ -131,14 +131,20 @@ static ptrdiff_t attention_seen(unsigned char *seen, const real *s, ptrdiff_t ke
     return count;
 }
 
-/* plain[key] = whether the row of a key holds finite numbers alone; returns how many do. */
+/* 0 where the rows hold finite numbers alone, else NaN in some lane: 0 times infinity or NaN is NaN, and stays. */
+FSQ_INLINE vreal attention_zeros(const real *x, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t columns) {
+    vreal zero[2] = {vzero(), vzero()};
+    for (ptrdiff_t j = 0; j < rows; j++, x += row)
+        for (ptrdiff_t d = 0; d < columns; d += VL)
+            zero[j & 1] = vfma(columns - d < VL ? vload_n(x + d, columns - d) : vload(x + d), vzero(), zero[j & 1]);
+    return vadd(zero[0], zero[1]);
+}
+
+/* plain[key] = whether the row of a key holds finite numbers alone; returns how many do. All together first: nearly always all do. */
 static ptrdiff_t attention_plain(unsigned char *plain, const real *x, ptrdiff_t row, ptrdiff_t keys, ptrdiff_t columns) {
     ptrdiff_t count = 0;
-    for (ptrdiff_t j = 0; j < keys; j++, x += row) {
-        vreal zero = vzero();                               /* 0 times infinity or NaN is NaN, and stays */
-        for (ptrdiff_t d = 0; d < columns; d += VL) zero = vfma(columns - d < VL ? vload_n(x + d, columns - d) : vload(x + d), vzero(), zero);
-        count += plain[j] = !vany(visnan(zero));
-    }
+    if (!vany(visnan(attention_zeros(x, row, keys, columns)))) return keys;
+    for (ptrdiff_t j = 0; j < keys; j++, x += row) count += plain[j] = !vany(visnan(attention_zeros(x, row, 1, columns)));
     return count;
 }
 
