@@ -24,8 +24,8 @@ static char *attention_carve_tiles(attention_tiles *t, char *at, const fsq_atten
     t->p = backward ? attention_carve(&at, attention_keys * Q) : NULL;
     t->q = backward ? NULL : attention_carve(&at, c->D * Q);
     t->sum = backward ? NULL : attention_carve(&at, c->Dv * Q);
-    t->m = attention_carve(&at, 7 * Q);
-    t->l = t->m + Q, t->factor = t->l + Q, t->first = t->factor + Q, t->last = t->first + Q, t->lse = t->last + Q, t->delta = t->lse + Q;
+    t->m = attention_carve(&at, 6 * Q);
+    t->l = t->m + Q, t->factor = t->l + Q, t->first = t->factor + Q, t->last = t->first + Q, t->lse = t->last + Q;
     return at;
 }
 

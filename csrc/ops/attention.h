@@ -42,8 +42,8 @@ typedef struct {
     real *q;                                                /* (D) transposed and scaled; backward's lie with their head */
     real *s, *p;                                            /* (attention_most_keys), backward (attention_keys) each */
     real *sum;                                              /* (Dv) forward: y before it is divided */
-    real *m, *l, *factor, *first, *last, *lse, *delta;      /* of each query */
-    unsigned char seen[attention_most_keys];                                 /* keys of the tile that some query sees; all, where all_seen */
+    real *m, *l, *factor, *first, *last, *lse;              /* of each query */
+    unsigned char seen[attention_most_keys];                /* keys of the tile that some query sees; all, where all_seen */
     int all_seen, hides;                                    /* hides: some pair of the tile may be hidden */
 } attention_tiles;
 
