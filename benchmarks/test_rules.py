@@ -1,9 +1,11 @@
 """The rules hold: a wrong answer is not timed, and the tables say what the times say."""
 
+import importlib
+
 import numpy as np
 import pytest
 
-from benchmarks import machine, memory, peers, table
+from benchmarks import epochs, machine, memory, peers, table
 from benchmarks.problems import AdditiveAttention, CrossEntropy, Matmul, Recurrent, WrongAnswerError, verify
 from benchmarks.problems_decoder import Decoder
 from benchmarks.problems_transformer import Attention, EncoderLayer
@@ -92,3 +94,18 @@ def test_memory_is_seen_and_checkpoints_save_it():
     plain, kept = (memory.peak_bytes("GRU", T=400, B=16, I=8, H=64, checkpoint_every=every, threads=1) for every in (None, 20))
     results = 4 * 400 * 16 * (64 + 8)
     assert results < kept < plain
+
+
+@pytest.mark.parametrize("losses", [(1.0, 1.002), (float("nan"), 1.0), (1.0, float("inf"))])
+def test_an_epoch_of_two_models_that_differ_is_not_timed(losses):
+    with pytest.raises(AssertionError, match="differ"):
+        epochs._check_same(losses)
+
+
+@pytest.mark.parametrize("task", epochs.tasks())
+def test_the_same_model_in_pytorch_is_the_same(task):
+    pytest.importorskip("torch")
+    twin = importlib.import_module(f"benchmarks.twins.{task}")
+    batch = twin.batches(None)[0]
+    epochs._check_same([twin.with_fastseq(3)(batch), twin.with_torch(3)(batch)])
+    assert 0 < twin.SHARE <= 1
