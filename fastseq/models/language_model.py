@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from fastseq.models._cells import checked_cell, recurrent
 from fastseq.models.vocabulary import Vocabulary
-from fastseq.nn import GRU, LSTM, MUT1, MUT2, MUT3, RNN, Dropout, Embedding, Linear, Module
+from fastseq.nn import Dropout, Embedding, Linear, Module
 from fastseq.runtime import generator
-
-_LAYERS = {"lstm": LSTM, "gru": GRU, "rnn": RNN, "mut1": MUT1, "mut2": MUT2, "mut3": MUT3}
 
 
 class LanguageModel(Module):
@@ -53,14 +52,12 @@ class LanguageModel(Module):
         rng: Any = None,
     ) -> None:
         self.vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(vocabulary)
-        if cell not in _LAYERS:
-            raise ValueError(f"cell: expected one of {', '.join(_LAYERS)}, got {cell!r}")
+        self.cell = checked_cell(cell)
         rng = generator(rng)
-        self.cell = cell
         self.dropout = float(dropout)
         self.embedding = Embedding(len(self.vocabulary), embedding_size, rng=rng)
         self.input_dropout = Dropout(dropout / 2, rng=rng)
-        setattr(self, cell, _LAYERS[cell](embedding_size, hidden_size, rng=rng))
+        setattr(self, cell, recurrent(cell, embedding_size, hidden_size, rng=rng))
         self.output_dropout = Dropout(dropout, rng=rng)
         self.head = Linear(hidden_size, len(self.vocabulary), rng=rng)
 
