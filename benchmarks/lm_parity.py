@@ -24,7 +24,8 @@ import fastseq as fs
 from fastseq.backends import reference
 from fastseq.models import LanguageModel
 from fastseq.text import check_text, default_text, read_text
-from fastseq.training import TextStreams, TrainingOptions, warmup_cosine
+from fastseq.training import TextStreams
+from fastseq.training.trainer import TrainingOptions, warmup_cosine
 
 Batch = tuple[np.ndarray, np.ndarray, bool]  # inputs and targets (T, B), and whether the state starts anew
 State = Any

@@ -12,7 +12,7 @@ Examples
 (10, 2, 8)
 """
 
-from fastseq import diagnostics, functional, models, nn, optim, plot, runtime
+from fastseq import diagnostics, functional, models, nn, optim, plot, runtime, training
 from fastseq.autograd import Function, Tensor, gradcheck, no_grad
 from fastseq.functional import concatenate, stack, where
 from fastseq.nn.serialization import load
@@ -41,5 +41,6 @@ __all__ = [
     "show_config",
     "stack",
     "threads",
+    "training",
     "where",
 ]

@@ -176,9 +176,10 @@ def _text(path: str | None) -> tuple[str, str]:
 
 def _fit(arguments: argparse.Namespace, name: str, text: str) -> tuple[Any, Any]:
     """Train a new model as the arguments say; it and the result."""
-    from fastseq import models, training
+    from fastseq import models
+    from fastseq.training import trainer
 
-    options = training.TrainingOptions(
+    options = trainer.TrainingOptions(
         epochs=arguments.epochs,
         seconds=arguments.seconds,
         batch_size=arguments.batch_size,
@@ -202,7 +203,7 @@ def _fit(arguments: argparse.Namespace, name: str, text: str) -> tuple[Any, Any]
         f"{sum(p.size for p in model.parameters()):,} parameters"
     )
     with _progress_bar(options) as show:
-        result = training.Trainer(model, ids[:cut], ids[cut:], options, path=arguments.output, on_step=show).run()
+        result = trainer.Trainer(model, ids[:cut], ids[cut:], options, path=arguments.output, on_step=show).run()
     return model, result
 
 

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "demo": {"models", "training", "generation", "optim", "nn", "functional", "autograd", "runtime", "text"},
     "cli": {"demo", "models", "training", "generation", "optim", "nn", "functional", "autograd", "runtime", "text"},
     "__main__": {"cli"},
-    "__init__": {"autograd", "diagnostics", "functional", "models", "nn", "optim", "plot", "runtime"},
+    "__init__": {"autograd", "diagnostics", "functional", "models", "nn", "optim", "plot", "runtime", "training"},
 }
 
 # What each room of csrc may include from the others, folder or file; fastseq.h belongs to all.

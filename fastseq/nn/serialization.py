@@ -54,7 +54,7 @@ def save(module: Module, path: str | os.PathLike[str]) -> None:
         "checksums": {name: _checksum(name, array) for name, array in arrays.items()},
     }
     text = json.dumps(description)
-    _write_atomically(
+    write_atomically(
         os.fspath(path), to_bytes(arrays, metadata={"fastseq": text, "crc32": str(zlib.crc32(text.encode()))})
     )
 
@@ -257,7 +257,7 @@ def _naming(path: str) -> Iterator[None]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _write_atomically(path: str, content: bytes) -> None:
+def write_atomically(path: str, content: bytes) -> None:
     """Write beside `path`, flush to the disk, move onto `path`."""
     target = os.path.realpath(path)
     folder, name = os.path.split(target)

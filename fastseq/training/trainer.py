@@ -16,12 +16,11 @@ from fastseq.autograd import Tensor
 from fastseq.models import LanguageModel
 from fastseq.optim import Adam, clip_grad_norm
 from fastseq.runtime import generator
+from fastseq.training.callbacks import EarlyStopping
+from fastseq.training.divergence import TrainingDiverged
+from fastseq.training.streams import TextStreams
 
 State = Any
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss is no longer a finite number; the message says at which step, and where the best model so far is."""
 
 
 @dataclass(frozen=True)
@@ -113,84 +112,6 @@ class TrainingResult:
     history: list[tuple[int, float]] = field(repr=False)
 
 
-class EarlyStopping:
-    """Says when a figure that should fall has stopped falling.
-
-    Parameters
-    ----------
-    patience : int
-        How many figures in a row may be no better than the best.
-    min_delta : float
-        By how much a figure must be below the best to count as better.
-
-    Examples
-    --------
-    >>> from fastseq.training import EarlyStopping
-    >>> stopping = EarlyStopping(patience=2)
-    >>> [stopping.update(figure) for figure in (2.0, 1.5, 1.6, 1.7)], stopping.should_stop
-    ([True, True, False, False], True)
-    """
-
-    def __init__(self, patience: int, min_delta: float = 0.0) -> None:
-        self.patience, self.min_delta = patience, min_delta
-        self.best, self.waited = math.inf, 0
-
-    def update(self, figure: float) -> bool:
-        """Take a figure; True where it is the best so far."""
-        better = figure < self.best - self.min_delta
-        self.best, self.waited = (figure, 0) if better else (self.best, self.waited + 1)
-        return better
-
-    @property
-    def should_stop(self) -> bool:
-        """Whether patience is at its end."""
-        return self.waited >= self.patience
-
-
-class TextStreams:
-    """A text cut into streams that are read side by side, so that the state after one piece is the state before the next.
-
-    Parameters
-    ----------
-    ids : ndarray (n,) of int64, n >= 2
-    batch_size, sequence_length : int
-        Both are lowered where the text is too short for them.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fastseq.training import TextStreams
-    >>> for inputs, targets in TextStreams(np.arange(13), 2, 3).pieces(): print(inputs.T.tolist(), targets.T.tolist())
-    [[0, 1, 2], [6, 7, 8]] [[1, 2, 3], [7, 8, 9]]
-    [[3, 4, 5], [9, 10, 11]] [[4, 5, 6], [10, 11, 12]]
-    """
-
-    def __init__(self, ids: np.ndarray, batch_size: int, sequence_length: int) -> None:
-        if len(ids) < 2:
-            raise ValueError(f"ids: expected at least 2 characters, got {len(ids)}")
-        self.ids = ids
-        self.sequence_length = min(sequence_length, len(ids) - 1)
-        self.batch_size = min(batch_size, (len(ids) - 1) // self.sequence_length)
-
-    def pieces(self, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Inputs and targets (T, B) of one pass; `start` characters at the beginning are left out."""
-        T, B = self.sequence_length, self.batch_size
-        length = (len(self.ids) - 1 - start) // B
-        inputs = self.ids[start : start + B * length].reshape(B, length).T
-        targets = self.ids[start + 1 : start + 1 + B * length].reshape(B, length).T
-        for t in range(0, length - T + 1, T):
-            yield np.ascontiguousarray(inputs[t : t + T]), np.ascontiguousarray(targets[t : t + T])
-
-    def endless(self, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
-        """Pass after pass, each started at another place, with True at the first piece of each."""
-        slack = min(self.sequence_length, len(self.ids) - 1 - self.batch_size * self.sequence_length)
-        while True:
-            first = True
-            for inputs, targets in self.pieces(int(rng.integers(slack + 1))):
-                yield inputs, targets, first
-                first = False
-
-
 def evaluate(model: LanguageModel, ids: np.ndarray) -> float:
     """Bits per character that the model needs for a text, in evaluation mode.
 
@@ -235,7 +156,7 @@ def warmup_cosine(share: float, warmup: float, floor: float) -> float:
 
     Examples
     --------
-    >>> from fastseq.training import warmup_cosine
+    >>> from fastseq.training.trainer import warmup_cosine
     >>> [round(warmup_cosine(share, 0.1, 0.0), 3) for share in (0.05, 0.1, 0.55, 1.0)]
     [0.5, 1.0, 0.5, 0.0]
     """
@@ -261,7 +182,7 @@ class Trainer:
     Examples
     --------
     >>> import fastseq as fs
-    >>> from fastseq.training import Trainer, TrainingOptions
+    >>> from fastseq.training.trainer import Trainer, TrainingOptions
     >>> model = fs.models.LanguageModel("ab", 4, 8, rng=0)
     >>> ids = model.vocabulary.encode("ab" * 2000)
     >>> result = Trainer(model, ids[:3600], ids[3600:], TrainingOptions(epochs=3, batch_size=4, seed=0)).run()

@@ -1,0 +1,106 @@
+"""Where a number that is not finite came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from fastseq.autograd import Tensor, no_grad
+from fastseq.nn import Module
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or a gradient is no longer a finite number; the message says where that began.
+
+    Attributes
+    ----------
+    epoch, batch, step : int
+        From 1: the epoch, the batch in it, and the step that was not made.
+    where : str
+        What was the first that was not finite.
+    """
+
+    def __init__(self, message: str, epoch: int = 0, batch: int = 0, step: int = 0, where: str = "") -> None:
+        super().__init__(message)
+        self.epoch, self.batch, self.step, self.where = epoch, batch, step, where
+
+
+def is_finite(model: Module) -> bool:
+    """Whether every parameter and buffer is."""
+    return not any(_bad(array) for array in model.state_dict().values())
+
+
+def origin_of_loss(model: Module, batch: Any, again: Callable[[Any], Any]) -> str:
+    """What was not finite first, where the loss is not: a parameter, the batch, or a module's output.
+
+    again : computes the loss of the batch once more.
+    """
+    for kind, named in (("parameter", ((n, p.data) for n, p in model.named_parameters())), ("buffer", model.named_buffers())):
+        for name, array in named:
+            if _bad(array):
+                return f"the {kind} {name} holds {_first(array)}"
+    for k, array in enumerate(batch):
+        if _bad(array):
+            return f"array {k} of the batch holds {_first(array)}"
+    found: list[str] = []
+    with _watched(model, found), no_grad(), np.errstate(all="ignore"):
+        again(batch)
+    return found[0] if found else "every module's output is finite: the loss itself is not"
+
+
+def origin_of_gradient(model: Module) -> str:
+    """Which parameter's gradient is not finite; of several the last one of the model, for gradients come from the end."""
+    bad = [name for name, p in model.named_parameters() if isinstance(p.grad, np.ndarray) and _bad(p.grad)]
+    if not bad:
+        return "the norm of the gradient overflows"
+    return f"the gradient of {bad[-1]} is not finite" + (f", nor are those of {len(bad) - 1} parameters before it" if bad[1:] else "")
+
+
+@contextmanager
+def _watched(model: Module, found: list[str]) -> Iterator[None]:
+    """Each module's output is looked at as it comes: those of the parts before that of the whole."""
+    watched = [module for _, module in model.named_modules()]
+    for name, module in model.named_modules():
+        module.__dict__["forward"] = _watching(name, module, module.forward, found)
+    try:
+        yield
+    finally:
+        for module in watched:
+            del module.__dict__["forward"]
+
+
+def _watching(name: str, module: Module, forward: Callable[..., Any], found: list[str]) -> Callable[..., Any]:
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        for array in _leaves(output):
+            if _bad(array):
+                found.append(f"the output of {name or 'the model'} ({type(module).__name__}) holds {_first(array)}, and nothing before it")
+                break
+        return output
+
+    return watched
+
+
+def _leaves(value: Any) -> Iterator[np.ndarray]:
+    """The arrays in a module's output."""
+    if isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _leaves(part)
+    elif isinstance(value, Tensor):
+        yield value.data
+    elif isinstance(value, np.ndarray):
+        yield value
+
+
+def _bad(array: Any) -> bool:
+    array = array.data if isinstance(array, Tensor) else array
+    return isinstance(array, np.ndarray) and array.dtype.kind == "f" and not np.isfinite(array).all()
+
+
+def _first(array: Any) -> str:
+    array = array.data if isinstance(array, Tensor) else array
+    at = np.unravel_index(np.flatnonzero(~np.isfinite(array))[0], array.shape)
+    return f"{array[at]} at [{', '.join(map(str, at))}]"

@@ -1,0 +1,164 @@
+"""Texts without an end, read piece after piece: the streams, and the state that goes on from one piece to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from fastseq import functional
+from fastseq.autograd import Tensor
+from fastseq.runtime import next_seed
+
+
+class TextStreams:
+    """A text cut into streams that are read side by side, so that the state after one piece is the state before the next.
+
+    Parameters
+    ----------
+    ids : ndarray (n,) of int64, n >= 2
+    batch_size, sequence_length : int
+        Both are lowered where the text is too short for them.
+    shift : bool
+        Each pass starts at another place, so that the pieces end elsewhere; False: always at the beginning.
+    rng : None, int or numpy.random.Generator
+        What the seed of these places is drawn from.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastseq.training import TextStreams
+    >>> for inputs, targets in TextStreams(np.arange(13), 2, 3): print(inputs.T.tolist(), targets.T.tolist())
+    [[0, 1, 2], [6, 7, 8]] [[1, 2, 3], [7, 8, 9]]
+    [[3, 4, 5], [9, 10, 11]] [[4, 5, 6], [10, 11, 12]]
+    """
+
+    def __init__(self, ids: np.ndarray, batch_size: int, sequence_length: int, *, shift: bool = False, rng: Any = None) -> None:
+        if len(ids) < 2:
+            raise ValueError(f"ids: expected at least 2 characters, got {len(ids)}")
+        self.ids, self.shift = ids, shift
+        self.sequence_length = min(sequence_length, len(ids) - 1)
+        self.batch_size = min(batch_size, (len(ids) - 1) // self.sequence_length)
+        self.seed = next_seed(rng) if shift else 0
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return (len(self.ids) - 1 - self._slack()) // self.batch_size // self.sequence_length
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        epoch, start = self.epoch, 0
+        if self.shift:
+            start = int(np.random.default_rng([self.seed, epoch]).integers(self._slack() + 1))
+        for count, piece in enumerate(self.pieces(start), 1):
+            yield piece
+            if count == len(self):
+                break
+        self.epoch = epoch + 1
+
+    def _slack(self) -> int:
+        """How far into the text a pass may start."""
+        return min(self.sequence_length, len(self.ids) - 1 - self.batch_size * self.sequence_length) if self.shift else 0
+
+    def state_dict(self) -> dict[str, int]:
+        """What the coming passes follow from."""
+        return {"seed": self.seed, "epoch": self.epoch}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on with the pass of which `state_dict` was taken."""
+        self.seed, self.epoch = int(state["seed"]), int(state["epoch"])
+
+    def pieces(self, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Inputs and targets (T, B) of one pass; `start` characters at the beginning are left out."""
+        T, B = self.sequence_length, self.batch_size
+        length = (len(self.ids) - 1 - start) // B
+        inputs = self.ids[start : start + B * length].reshape(B, length).T
+        targets = self.ids[start + 1 : start + 1 + B * length].reshape(B, length).T
+        for t in range(0, length - T + 1, T):
+            yield np.ascontiguousarray(inputs[t : t + T]), np.ascontiguousarray(targets[t : t + T])
+
+    def endless(self, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+        """Pass after pass, each started at another place, with True at the first piece of each."""
+        slack = min(self.sequence_length, len(self.ids) - 1 - self.batch_size * self.sequence_length)
+        while True:
+            first = True
+            for inputs, targets in self.pieces(int(rng.integers(slack + 1))):
+                yield inputs, targets, first
+                first = False
+
+
+def sequence_cross_entropy(logits: Any, targets: Any) -> Any:
+    """The mean cross entropy over all places of (T, B, V) logits and (T, B) targets.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastseq.training import sequence_cross_entropy
+    >>> round(float(sequence_cross_entropy(np.zeros((2, 1, 4), np.float32), np.array([[0], [3]]))), 4)
+    1.3863
+    """
+    return functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), np.asarray(targets).reshape(-1))
+
+
+class CarriedState:
+    """A loss for batches that follow one another: truncated backpropagation through time.
+
+    The model is called as ``model(Tensor(inputs), state)`` and returns ``(output, state)``; the state goes on to the next
+    batch, the gradient does not (Williams & Peng 1990). Each pass over the batches begins without a state, and so does each validation.
+
+    Parameters
+    ----------
+    loss : function (output, targets) -> Tensor of one element
+        By default the cross entropy of (T, B, V) logits.
+
+    Attributes
+    ----------
+    state : Tensor, tuple of them, or None
+        What comes before the next batch.
+
+    Examples
+    --------
+    >>> import fastseq as fs
+    >>> from fastseq.training import CarriedState, TextStreams, fit
+    >>> model = fs.models.LanguageModel("ab", 4, 8, rng=0)
+    >>> streams = TextStreams(model.vocabulary.encode("ab" * 500), 4, 16)
+    >>> history = fit(model, streams, loss=CarriedState(), optimizer=fs.optim.Adam(model.parameters(), lr=0.02), epochs=3, progress=False)
+    >>> history["loss"][-1] < 0.1
+    True
+    """
+
+    def __init__(self, loss: Callable[[Any, Any], Any] = sequence_cross_entropy) -> None:
+        self.loss = loss
+        self.state: Any = None
+
+    def __call__(self, model: Any, inputs: Any, targets: Any) -> Any:
+        """The loss of one batch; the state after it is kept."""
+        output, state = model(Tensor(inputs), self.state)
+        self.state = _detached(state)
+        return self.loss(output, targets)
+
+    def reset(self) -> None:
+        """Forget the state: what comes next does not follow what came last."""
+        self.state = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The arrays of the state."""
+        return {"state": _arrays(self.state)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.state = _tensors(state["state"])
+
+
+def _detached(state: Any) -> Any:
+    if isinstance(state, (tuple, list)):
+        return tuple(_detached(part) for part in state)
+    return state.detach() if isinstance(state, Tensor) else state
+
+
+def _arrays(state: Any) -> Any:
+    return tuple(_arrays(part) for part in state) if isinstance(state, tuple) else state.data if isinstance(state, Tensor) else state
+
+
+def _tensors(state: Any) -> Any:
+    return tuple(_tensors(part) for part in state) if isinstance(state, tuple) else state if state is None else Tensor(state)
