@@ -12,7 +12,7 @@ Examples
 (10, 2, 8)
 """
 
-from fastseq import diagnostics, functional, models, nn, optim, plot, runtime, training
+from fastseq import diagnostics, functional, generation, models, nn, optim, plot, runtime, training
 from fastseq.autograd import Function, Tensor, gradcheck, no_grad
 from fastseq.functional import concatenate, stack, where
 from fastseq.nn.serialization import load
@@ -27,6 +27,7 @@ __all__ = [
     "concatenate",
     "diagnostics",
     "functional",
+    "generation",
     "get_num_threads",
     "gradcheck",
     "load",

@@ -90,23 +90,20 @@ def _generate(arguments: argparse.Namespace) -> int:
     from fastseq.generation import generate
 
     model = _language_model(arguments.model)
-    prompt = arguments.prompt
-    text = []
-    characters = generate(
+    prompt, vocabulary, shown = arguments.prompt, model.vocabulary, not arguments.json
+    read = model.prompt_ids(prompt)  # before it is shown, for it may be refused
+    if shown:
+        print(prompt, end="", flush=True)
+    (ids,) = generate(
         model,
-        prompt,
-        length=arguments.length,
+        read,
+        max_length=arguments.length,
         temperature=arguments.temperature,
         top_k=arguments.top_k,
+        on_token=(lambda token: print(vocabulary.decode(token), end="", flush=True)) if shown else None,
         rng=arguments.seed,
     )
-    if not arguments.json:
-        print(prompt, end="", flush=True)
-    for character in characters:
-        text.append(character)
-        if not arguments.json:
-            print(character, end="", flush=True)
-    print(json.dumps({"prompt": prompt, "text": "".join(text)}) if arguments.json else "")
+    print("" if shown else json.dumps({"prompt": prompt, "text": vocabulary.decode(ids)}))
     return 0
 
 
@@ -125,7 +122,8 @@ def _demo(arguments: argparse.Namespace) -> int:
     if result.stopped == "interrupted":
         return 1
     say("\nWhat it writes, at temperature 0.6:\n")
-    say("".join(generate(model, "The ", length=600, temperature=0.6, rng=arguments.seed)))
+    (ids,) = generate(model, "The ", max_length=600, temperature=0.6, rng=arguments.seed)
+    say(model.vocabulary.decode(ids))
     step = demo.step_seconds(model.lstm)
     say(
         f"\nOne step of its LSTM ({model.lstm.input_size} -> {model.lstm.hidden_size}), called from Python: {1e6 * step:.1f} us\n"

@@ -1,4 +1,4 @@
-"""A character language model: embedding, recurrent layer, linear (Graves 2013; Karpathy 2015)."""
+"""Language models: embedding, a recurrent layer or a causal transformer, linear (Graves 2013; Karpathy 2015; Radford 2018)."""
 
 from __future__ import annotations
 
@@ -6,31 +6,65 @@ from typing import Any
 
 import numpy as np
 
+from fastseq import functional
+from fastseq.autograd import Tensor
 from fastseq.models._cells import checked_cell, recurrent
-from fastseq.models.vocabulary import Vocabulary
-from fastseq.nn import Dropout, Embedding, Linear, Module
+from fastseq.models.vocabulary import as_vocabulary
+from fastseq.nn import (
+    Dropout,
+    Embedding,
+    KeyValueCache,
+    LayerNorm,
+    LearnedPositionalEncoding,
+    Linear,
+    Module,
+    SinusoidalPositionalEncoding,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+    padding_mask,
+)
 from fastseq.runtime import generator
+
+_POSITIONS = ("learned", "sinusoidal")
 
 
 class LanguageModel(Module):
-    """Scores of the next character from all characters before it.
+    """Scores of the next token from all tokens before it.
+
+    With `cell="transformer"` it is a GPT: pre-norm layers of causal attention and feed-forward parts with GELU, a norm, the head.
 
     Parameters
     ----------
-    vocabulary : Vocabulary, or str of its characters
+    vocabulary : Vocabulary, or what `as_vocabulary` takes
     embedding_size, hidden_size : int
-        Widths of the character vectors and of the recurrent layer.
-    cell : {"lstm", "gru", "rnn", "mut1", "mut2", "mut3"}
+        Widths of the token vectors and of the recurrent layers; of the transformer's layers and of their feed-forward parts.
+    cell : {"lstm", "gru", "rnn", "mut1", "mut2", "mut3", "transformer"}
+    num_layers : int
     dropout : float
-        Probability of dropping an element of the recurrent layer's output, and half of it for its input, while training.
+        While training. Recurrent: the probability of dropping an element of each layer's output, and half of it for the token
+        vectors. Transformer: of positions, attention's weights, and each part's output.
+    tie_weights : bool
+        The head's matrix is the embedding's, for which the last layer must be as wide as the embedding (Press & Wolf 2017).
+    heads : int
+        Of a transformer's attention.
+    max_length : int
+        The most tokens that a transformer with learned positions reads.
+    positions : {"learned", "sinusoidal"}
+        Of a transformer.
     rng : None, int or numpy.random.Generator
 
     Attributes
     ----------
     vocabulary : Vocabulary
     embedding : nn.Embedding
-    lstm, or gru, rnn, mut1, mut2, mut3 : the recurrent layer, under its cell's name
+    lstm, or gru, rnn, mut1, mut2, mut3, transformer : the layers, under the cell's name
+    positions : the transformer's positional encoding
     head : nn.Linear
+
+    Raises
+    ------
+    ValueError
+        For a cell or positions that there are not, or widths that do not fit.
 
     Examples
     --------
@@ -39,27 +73,71 @@ class LanguageModel(Module):
     >>> logits, state = model(model.vocabulary.encode("a cab").reshape(5, 1))
     >>> logits.shape
     (5, 1, 4)
+    >>> gpt = fs.models.LanguageModel("abc ", 8, 32, cell="transformer", heads=2, num_layers=2, tie_weights=True)
+    >>> gpt.loss([[0, 1], [2, 3]], [[2, 3], [1, 0]]).backward()
     """
 
     def __init__(
         self,
-        vocabulary: Vocabulary | str,
+        vocabulary: Any,
         embedding_size: int = 64,
         hidden_size: int = 256,
         *,
         cell: str = "lstm",
+        num_layers: int = 1,
         dropout: float = 0.0,
+        tie_weights: bool = False,
+        heads: int = 4,
+        max_length: int = 512,
+        positions: str = "learned",
         rng: Any = None,
     ) -> None:
-        self.vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(vocabulary)
-        self.cell = checked_cell(cell)
-        rng = generator(rng)
-        self.dropout = float(dropout)
-        self.embedding = Embedding(len(self.vocabulary), embedding_size, rng=rng)
-        self.input_dropout = Dropout(dropout / 2, rng=rng)
-        setattr(self, cell, recurrent(cell, embedding_size, hidden_size, rng=rng))
-        self.output_dropout = Dropout(dropout, rng=rng)
-        self.head = Linear(hidden_size, len(self.vocabulary), rng=rng)
+        checked_cell(cell, ("transformer",))
+        if positions not in _POSITIONS:
+            raise ValueError(f"positions: expected one of {', '.join(_POSITIONS)}, got {positions!r}")
+        if tie_weights and cell != "transformer" and embedding_size != hidden_size:
+            raise ValueError(f"tie_weights: expected embedding_size = hidden_size, got {embedding_size} and {hidden_size}")
+        self.vocabulary = as_vocabulary(vocabulary)
+        self.cell, self.dropout, self.tie_weights = cell, float(dropout), bool(tie_weights)
+        self._sizes = {"embedding_size": embedding_size, "hidden_size": hidden_size, "num_layers": num_layers}
+        self._transformer_options: dict[str, Any] = {"heads": heads, "max_length": max_length, "positions": positions}
+        rng, V = generator(rng), len(self.vocabulary)
+        self.embedding = Embedding(V, embedding_size, rng=rng)
+        if cell == "transformer":
+            self._build_transformer(rng)
+        else:
+            self.input_dropout = Dropout(dropout / 2, rng=rng)
+            between = dropout if num_layers > 1 else 0.0
+            setattr(self, cell, recurrent(cell, embedding_size, hidden_size, num_layers, dropout=between, rng=rng))
+            self.output_dropout = Dropout(dropout, rng=rng)
+        self.head = Linear(embedding_size if cell == "transformer" else hidden_size, V, rng=rng)
+        if cell == "transformer":
+            self._initialize(rng)
+        if tie_weights:
+            self.embedding.weight = self.head.weight
+
+    def _build_transformer(self, rng: np.random.Generator) -> None:
+        E, H, L = self._sizes.values()
+        heads, max_length, positions = self._transformer_options.values()
+        if positions == "learned":
+            self.positions: Any = LearnedPositionalEncoding(max_length, E, self.dropout, rng=rng)
+        else:
+            self.positions = SinusoidalPositionalEncoding(E, self.dropout, rng=rng)
+        layer = TransformerEncoderLayer(E, heads, H, self.dropout, "gelu", norm_first=True, rng=rng)
+        self.transformer = TransformerEncoder(layer, L, LayerNorm(E))
+
+    def _initialize(self, rng: np.random.Generator) -> None:
+        """GPT-2's start: matrices normal with deviation 0.02, those that end in the residual sum smaller with the depth; biases 0."""
+        depth = (2 * self._sizes["num_layers"]) ** -0.5
+        for name, parameter in self.named_parameters():
+            if parameter.ndim > 1:
+                deviation = 0.02 * (depth if name.endswith(("out_proj.weight", "linear2.weight")) else 1.0)
+                parameter.data[...] = rng.standard_normal(parameter.shape) * deviation
+            elif name.endswith("bias"):
+                parameter.data[...] = 0
+        if isinstance(self.positions, SinusoidalPositionalEncoding):  # the sines are as large as the vectors times sqrt(E)
+            for table in (self.embedding.weight, self.head.weight):
+                table.data *= 50 * table.shape[1] ** -0.5
 
     def forward(self, ids: Any, state: Any = None) -> Any:
         """Scores at every place of (T, B) texts.
@@ -68,59 +146,208 @@ class LanguageModel(Module):
         ----------
         ids : (T, B) integers
         state : what an earlier call returned, optional
+            A transformer takes a `nn.KeyValueCache`, and goes on from what is in it.
 
         Returns
         -------
         logits : (T, B, V)
-        state : (h, c) for an LSTM, else (h,), each (1, B, H)
+        state : (h, c) for an LSTM, else (h,), each (num_layers, B, H); a transformer's is the cache that it was given, or None
         """
+        y, after = self._read(ids, state)
+        return self.head(y), after
+
+    def loss(self, inputs: Any, targets: Any, state: Any = None) -> Any:
+        """The mean cross-entropy in nats, for training: a Tensor of one element.
+
+        Parameters
+        ----------
+        inputs : (T, B) integers
+        targets : (T, B) integers
+            What follows each input; places with -100 do not count.
+        state : CarriedState or what `forward` returned, optional
+            A CarriedState is gone on from and left at the end of the inputs, without the gradient: truncated backpropagation.
+        """
+        carried = isinstance(state, CarriedState)
+        y, after = self._read(Tensor(np.asarray(inputs)), state.value if carried else state)
+        if carried:
+            state.value = None if after is None else tuple([part.detach() for part in after])
+        flat = y.reshape(-1, y.shape[2])
+        return functional.linear_cross_entropy(flat, self.head.weight, self.head.bias, np.asarray(targets).reshape(-1))
+
+    def _read(self, ids: Any, state: Any) -> tuple[Any, Any]:
+        """What stands before the head (T, B, width), and the state."""
+        if self.cell == "transformer":
+            return self._attend(ids, state), state
         lstm = self.cell == "lstm"
         before = state if lstm or state is None else state[0]
         y, after = self.recurrent(self.input_dropout(self.embedding(ids)), before)
-        return self.head(self.output_dropout(y)), after if lstm else (after,)
+        return self.output_dropout(y), after if lstm else (after,)
+
+    def _attend(self, ids: Any, cache: KeyValueCache | None, padding: np.ndarray | None = None) -> Any:
+        x = self.embedding(ids)
+        if isinstance(self.positions, SinusoidalPositionalEncoding):
+            x = x * np.float32(x.shape[2] ** 0.5)
+        if cache is None:
+            return self.transformer(self.positions(x), is_causal=True)
+        offset = cache.lengths if cache.lengths.size else 0
+        return self.transformer(self.positions(x, offset=offset), src_key_padding_mask=padding, cache=cache)
 
     @property
     def recurrent(self) -> Any:
         """The recurrent layer."""
         return getattr(self, self.cell)
 
-    def stream(self) -> LanguageModelStream:
-        """The model one character at a time, for a single text, with a snapshot of the recurrent layer's weights."""
-        return LanguageModelStream(self)
+    def decoding(self, prompt: Any = "", lengths: Any = None) -> Any:
+        """The model after it has read a prompt, for `fastseq.generation`.
+
+        Parameters
+        ----------
+        prompt : (T, B) or (T,) integers, or str
+            What `prompt_ids` takes.
+        lengths : (B,) integers, optional
+            How many tokens of each row count, at least 1.
+
+        Returns
+        -------
+        RecurrentDecoding or TransformerDecoding
+        """
+        ids = self.prompt_ids(prompt)
+        if lengths is not None:
+            lengths = np.asarray(lengths)
+            if lengths.shape != ids.shape[1:] or not ((lengths >= 1) & (lengths <= len(ids))).all():
+                raise ValueError(f"lengths: expected {ids.shape[1]} integers from 1 to {len(ids)}, got {lengths.tolist()}")
+        return (TransformerDecoding if self.cell == "transformer" else RecurrentDecoding)(self, ids, lengths)
+
+    def prompt_ids(self, prompt: Any) -> np.ndarray:
+        """The ids (T, B) that are read of a prompt.
+
+        Parameters
+        ----------
+        prompt : (T, B) or (T,) integers, or str
+            A string is read after the vocabulary's start token, if there is one. Where there is none, an empty string stands
+            for a line's end or else for the first token.
+
+        Raises
+        ------
+        ValueError
+            For an empty array, or a string with tokens that the vocabulary lacks.
+        """
+        if isinstance(prompt, str):
+            start = self.vocabulary.start_id
+            try:
+                ids = self.vocabulary.encode(prompt)
+                if start is not None or not ids.size:
+                    first = self.vocabulary.id("\n") if "\n" in self.vocabulary else 0
+                    ids = np.array([first if start is None else start, *ids])
+            except ValueError as error:
+                raise ValueError(f"prompt: {str(error).removeprefix('text: ')}") from None
+            return ids[:, None]
+        ids = np.asarray(prompt)
+        ids = ids[:, None] if ids.ndim == 1 else ids
+        if ids.ndim != 2 or ids.dtype.kind not in "iu" or not len(ids):
+            raise ValueError(f"prompt: expected integers (T, B) with T of at least 1, got {ids.dtype} {ids.shape}")
+        return ids
 
     def configuration(self) -> dict[str, Any]:
-        """The arguments of the class, the vocabulary as a string of its characters."""
+        """The arguments of the class, the vocabulary as its own configuration."""
         return {
-            "vocabulary": self.vocabulary.characters,
-            "embedding_size": self.embedding.embedding_dim,
-            "hidden_size": self.recurrent.hidden_size,
+            "vocabulary": self.vocabulary.configuration(),
+            **self._sizes,
             "cell": self.cell,
             "dropout": self.dropout,
+            "tie_weights": self.tie_weights,
+            **self._transformer_options,
         }
 
 
-class LanguageModelStream:
-    """What `LanguageModel.stream` gives.
+class CarriedState:
+    """A recurrent state that goes on from batch to batch: give one object to `LanguageModel.loss` again and again.
+
+    Attributes
+    ----------
+    value : tuple of arrays, or None
+        None is the beginning of a text.
 
     Examples
     --------
     >>> import fastseq as fs
-    >>> stream = fs.models.LanguageModel("abc", 8, 16).stream()
-    >>> stream.step(2).shape
-    (3,)
+    >>> model, state = fs.models.LanguageModel("ab", 4, 8), fs.models.CarriedState()
+    >>> loss = model.loss([[0], [1]], [[1], [0]], state)
+    >>> [part.shape for part in state.value]
+    [(1, 1, 8), (1, 1, 8)]
     """
 
-    def __init__(self, model: LanguageModel) -> None:
-        self._table = model.embedding.weight.data
-        self._head = model.head
-        self._recurrent = model.recurrent.stream()
+    def __init__(self) -> None:
+        self.value: Any = None
 
-    def step(self, token: int) -> np.ndarray:
-        """Read one character's id; returns the scores (V,) of the next. IndexError for an id that the model lacks."""
-        if not 0 <= token < len(self._table):
-            raise IndexError(f"token: expected an id below {len(self._table)}, got {token}")
-        return self._head(self._recurrent.step(self._table[token : token + 1]))[0]
 
-    def reset(self) -> None:
-        """Forget everything read so far."""
-        self._recurrent.reset()
+class RecurrentDecoding:
+    """What `LanguageModel.decoding` of a recurrent model gives: a snapshot of its weights, and a state for each row.
+
+    Attributes
+    ----------
+    logits : ndarray (B, V)
+        Scores of the next token.
+
+    Examples
+    --------
+    >>> import fastseq as fs, numpy as np
+    >>> decoding = fs.models.LanguageModel("abc", 8, 16).decoding("ab")
+    >>> decoding.select(np.array([0, 0]))
+    >>> decoding.step(np.array([1, 2])).shape
+    (2, 3)
+    """
+
+    def __init__(self, model: LanguageModel, ids: np.ndarray, lengths: np.ndarray | None) -> None:
+        self._model, B = model, ids.shape[1]
+        y, state = model.recurrent(model.embedding(ids), lengths=lengths)
+        last = y[-1] if lengths is None else y[lengths - 1, np.arange(B)]
+        self._stream = model.recurrent.stream(B)
+        self._stream.state = state
+        self.logits = model.head(last)
+
+    def step(self, tokens: np.ndarray) -> np.ndarray:
+        """Read one token in each row, (B,); returns the scores (B, V) of the next. IndexError for an id that the model lacks."""
+        self.logits = self._model.head(self._stream.step(self._model.embedding(tokens)))
+        return self.logits
+
+    def select(self, rows: np.ndarray) -> None:
+        """Let row r go on from what row rows[r] has read."""
+        state = self._stream.state
+        if len(rows) != len(self.logits):
+            self._stream = self._model.recurrent.stream(len(rows))
+        self._stream.state = tuple([part[:, rows] for part in state]) if isinstance(state, tuple) else state[:, rows]
+        self.logits = self.logits[rows]
+
+
+class TransformerDecoding:
+    """What `LanguageModel.decoding` of a transformer gives: the keys and values of what each row has read.
+
+    Attributes
+    ----------
+    logits : ndarray (B, V)
+        Scores of the next token.
+
+    Examples
+    --------
+    >>> import fastseq as fs, numpy as np
+    >>> model = fs.models.LanguageModel("abc", 8, 16, cell="transformer", heads=2).eval()
+    >>> model.decoding("ab").step(np.array([1])).shape
+    (1, 3)
+    """
+
+    def __init__(self, model: LanguageModel, ids: np.ndarray, lengths: np.ndarray | None) -> None:
+        self._model, self._cache = model, KeyValueCache()
+        T, B = ids.shape
+        y = model._attend(ids, self._cache, None if lengths is None else padding_mask(lengths, T))
+        self.logits = model.head(y[-1] if lengths is None else y[lengths - 1, np.arange(B)])
+
+    def step(self, tokens: np.ndarray) -> np.ndarray:
+        """Read one token in each row, (B,); returns the scores (B, V) of the next. IndexError for an id that the model lacks."""
+        self.logits = self._model.head(self._model._attend(tokens[None], self._cache)[0])
+        return self.logits
+
+    def select(self, rows: np.ndarray) -> None:
+        """Let row r go on from what row rows[r] has read."""
+        self._cache.reorder(rows)
+        self.logits = self.logits[rows]

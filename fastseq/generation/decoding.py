@@ -1,0 +1,84 @@
+"""What a model must offer to be generated from, and what the ways of generating share."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Decoding(Protocol):
+    """Rows of text that a model is writing, and what it has read of each.
+
+    Attributes
+    ----------
+    logits : ndarray (B, V)
+        Scores of each row's next token.
+    """
+
+    logits: np.ndarray
+
+    def step(self, tokens: np.ndarray) -> np.ndarray:
+        """Read one token in each row, (B,) int64; returns the logits (B, V) of the next."""
+
+    def select(self, rows: np.ndarray) -> None:
+        """Let row r go on from what row rows[r] has read, (new B,) int64: rows can be dropped, repeated and reordered."""
+
+
+class Generator(Protocol):
+    """A model that generates."""
+
+    vocabulary: Any
+    training: bool
+
+    def decoding(self, *source: Any) -> Decoding:
+        """The beginning: what was read of a prompt, or of a source."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Set training mode."""
+
+
+@contextlib.contextmanager
+def evaluating(model: Generator) -> Iterator[None]:
+    """Dropout is off inside."""
+    mode = model.training
+    model.train(False)
+    try:
+        yield
+    finally:
+        model.train(mode)
+
+
+def stop_ids(model: Generator, stop: int | str | Iterable[int | str] | None) -> np.ndarray:
+    """The ids that end a row: given as ids or tokens, one or several; the vocabulary's own stop token for None.
+
+    Raises
+    ------
+    ValueError
+        For a token that the vocabulary lacks.
+    """
+    vocabulary = target_vocabulary(model)
+    if stop is None:
+        own = getattr(vocabulary, "stop_id", None)
+        return np.array([] if own is None else [own], np.int64)
+    several = [stop] if isinstance(stop, int | str | np.integer) else list(stop)
+    for token in several:
+        if isinstance(token, str) and token not in vocabulary:
+            raise ValueError(f"stop: expected tokens of the vocabulary, got {token!r}")
+    return np.array([vocabulary.id(token) if isinstance(token, str) else token for token in several], np.int64)
+
+
+def target_vocabulary(model: Any) -> Any:
+    """The vocabulary that a model writes in."""
+    return getattr(model, "target_vocabulary", None) or getattr(model, "vocabulary", None)
+
+
+def checked_count(name: str, value: Any, least: int) -> int:
+    """`value` as an int of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name}: expected at least {least}, got {value}")
+    return int(value)
