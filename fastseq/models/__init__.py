@@ -2,6 +2,19 @@
 
 from fastseq.models.forecaster import Forecaster
 from fastseq.models.language_model import CarriedState, LanguageModel
+from fastseq.models.masked_language_model import MaskedLanguageModel, mask_tokens
+from fastseq.models.sequence_classifier import SequenceClassifier
+from fastseq.models.sequence_tagger import SequenceTagger
 from fastseq.models.vocabulary import Vocabulary, as_vocabulary
 
-__all__ = ["CarriedState", "Forecaster", "LanguageModel", "Vocabulary", "as_vocabulary"]
+__all__ = [
+    "CarriedState",
+    "Forecaster",
+    "LanguageModel",
+    "MaskedLanguageModel",
+    "SequenceClassifier",
+    "SequenceTagger",
+    "Vocabulary",
+    "as_vocabulary",
+    "mask_tokens",
+]

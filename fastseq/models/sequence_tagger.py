@@ -1,0 +1,206 @@
+"""A label for each token: a recurrent layer in both directions over words and their spelling (Ling et al. 2015; Lample et al. 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastseq import functional
+from fastseq.autograd import Tensor
+from fastseq.functional import _check
+from fastseq.models._encoders import RecurrentEncoder, checked_ids
+from fastseq.models.sequence_classifier import evaluating, named, padded
+from fastseq.models.vocabulary import Vocabulary, as_vocabulary
+from fastseq.nn import Dropout, Linear, Module
+from fastseq.runtime import generator
+
+
+class SequenceTagger(Module):
+    """Scores of the tags that each token may have; with `classes`, also of what the whole sequence is.
+
+    A token's vector is a row of a table and, with `characters`, the last states of a second recurrent layer that spells it in both
+    directions: what it knows of words that it has never seen. The second head reads the last states of the first layer.
+
+    Parameters
+    ----------
+    vocabulary : Vocabulary, or what makes one
+        Of the tokens.
+    tags : int, or sequence of names
+    embedding_size, hidden_size : int
+        Length of the tokens' vectors; units of the recurrent layer in each direction.
+    cell : {"lstm", "gru", "rnn", "mut1", "mut2", "mut3"}
+    num_layers : int
+    bidirectional : bool
+    characters : Vocabulary, or what makes one; optional
+        Of the characters, with a padding token.
+    character_embedding_size, character_hidden_size : int
+        Length of their vectors; units of the layer that spells, in each direction.
+    word_length : int
+        How many characters of a word are read; of a longer word both ends are.
+    classes : int, or sequence of names; optional
+        What a whole sequence may be.
+    dropout : float in [0, 1]
+        On what the layers read and on their states, while training.
+    dtype : float32 or float64
+    rng : None, int or numpy.random.Generator
+
+    Attributes
+    ----------
+    vocabulary, characters : Vocabulary
+    tags, classes : list
+        The names, or numbers from 0 where there are none; `classes` is None without the second head.
+    speller, encoder : Module
+    head, class_head : nn.Linear
+
+    Examples
+    --------
+    >>> import fastseq as fs
+    >>> words = fs.models.Vocabulary(["the", "dog", "barks"], separator=" ", unknown="<unk>", padding="<pad>")
+    >>> letters = fs.models.Vocabulary("abcdefghijklmnopqrstuvwxyz", unknown="<unk>", padding="<pad>")
+    >>> tagger = fs.models.SequenceTagger(words, ["DET", "NOUN", "VERB"], 8, 16, characters=letters, rng=0)
+    >>> ids, spelling = tagger.encode(["the", "cat", "barks"])
+    >>> ids.shape, spelling.shape
+    ((3,), (3, 20))
+    >>> tagger(ids[:, None], None, spelling[:, None]).shape
+    (3, 1, 3)
+    >>> found = tagger.tag([["the", "cat", "barks"], ["dog"]])
+    """
+
+    def __init__(
+        self,
+        vocabulary: Any,
+        tags: int | Sequence[Any],
+        embedding_size: int = 100,
+        hidden_size: int = 100,
+        *,
+        cell: str = "lstm",
+        num_layers: int = 1,
+        bidirectional: bool = True,
+        characters: Any = None,
+        character_embedding_size: int = 25,
+        character_hidden_size: int = 25,
+        word_length: int = 20,
+        classes: int | Sequence[Any] | None = None,
+        dropout: float = 0.0,
+        dtype: Any = np.float32,
+        rng: Any = None,
+    ) -> None:
+        self.vocabulary: Vocabulary = as_vocabulary(vocabulary)
+        self.characters: Vocabulary | None = None if characters is None else as_vocabulary(characters)
+        self.tags, self.classes = named("tags", tags), None if classes is None else named("classes", classes)
+        self.word_length = _check.integer("word_length", word_length, 2, 2**31)
+        if self.characters is not None and self.characters.padding_id is None:
+            raise ValueError("characters: expected a vocabulary with a padding token, which tells where a word ends")
+        drawn = generator(rng)
+        common = {"cell": cell, "dropout": dropout, "dtype": dtype, "rng": drawn}
+        self.speller, features = None, 0
+        if self.characters is not None:
+            sizes = len(self.characters), character_embedding_size, character_hidden_size
+            self.speller = RecurrentEncoder(*sizes, padding_idx=self.characters.padding_id, **common)
+            features = self.speller.size
+        self.encoder = RecurrentEncoder(
+            len(self.vocabulary), embedding_size, hidden_size, features=features, num_layers=num_layers, bidirectional=bidirectional,
+            padding_idx=self.vocabulary.padding_id, **common,
+        )  # fmt: skip
+        self.dropout = Dropout(dropout, rng=drawn)
+        self.head = Linear(self.encoder.size, len(self.tags), dtype=dtype, rng=drawn)
+        self.class_head = None if self.classes is None else Linear(self.encoder.size, len(self.classes), dtype=dtype, rng=drawn)
+        self._options = {
+            "embedding_size": embedding_size, "hidden_size": hidden_size, "cell": cell, "num_layers": num_layers,
+            "bidirectional": bidirectional, "character_embedding_size": character_embedding_size,
+            "character_hidden_size": character_hidden_size, "word_length": word_length, "dropout": dropout, "dtype": np.dtype(dtype),
+        }  # fmt: skip
+
+    def forward(self, ids: Any, lengths: Any = None, spelling: Any = None) -> Any:
+        """Scores of the tags of each token, and with `classes` of each sequence.
+
+        Parameters
+        ----------
+        ids : (T, B) integers
+        lengths : (B,) integers from 0 to T, optional
+        spelling : (T, B, C) integers
+            The characters of each token, padding after its end; with `characters` only.
+
+        Returns
+        -------
+        logits : (T, B, tags)
+        class_logits : (B, classes)
+            With `classes`.
+
+        Raises
+        ------
+        ValueError, TypeError, IndexError
+            Shapes, lengths or ids that do not fit.
+        """
+        ids, lengths = checked_ids(ids, lengths)
+        if (spelling is None) != (self.speller is None):
+            raise ValueError(f"spelling: expected {'None' if self.speller is None else 'the characters of each token'}, got {type(spelling).__name__}")
+        features = None if spelling is None else self._spelled(ids, lengths, spelling)
+        y, last = self.encoder(ids, lengths, features)
+        logits = self.head(self.dropout(y))
+        return logits if self.class_head is None else (logits, self.class_head(self.dropout(last)))
+
+    def loss(self, ids: Any, lengths: Any, *more: Any) -> Any:
+        """Cross-entropy of the tags, and with `classes` plus that of the classes, recorded: what `fs.training.fit` minimises.
+
+        Called with ids, lengths, then the spelling where the model spells, tags (T, B), -100 where there is none, and with `classes`
+        those of the sequences (B,).
+        """
+        spelling, (tags, *classes) = (None, more) if self.speller is None else (more[0], more[1:])
+        scores = self(Tensor(ids), lengths, spelling)
+        logits, class_logits = (scores, None) if self.class_head is None else scores
+        loss = functional.cross_entropy(logits.reshape(-1, len(self.tags)), np.asarray(tags).reshape(-1))
+        return loss if class_logits is None else loss + functional.cross_entropy(class_logits, np.asarray(classes[0]))
+
+    def encode(self, words: Sequence[str]) -> tuple[np.ndarray, ...]:
+        """What the model reads of a sequence: its ids (T,) and, with `characters`, their spelling (T, word_length)."""
+        ids = self.vocabulary.encode(list(words))
+        if self.characters is None:
+            return (ids,)
+        spelling = np.full((len(words), self.word_length), self.characters.padding_id, np.int64)
+        for row, word in zip(spelling, words, strict=True):
+            letters = self.characters.encode(list(word))
+            if len(letters) > self.word_length:
+                half = self.word_length // 2
+                letters = np.concatenate([letters[:half], letters[half - self.word_length :]])
+            row[: len(letters)] = letters
+        return ids, spelling
+
+    def tag(self, sentences: Iterable[Sequence[str]], *, batch_size: int = 64) -> list[Any]:
+        """The likeliest tag of each token of each sentence: a list of names per sentence; with `classes` pairs (tags, class)."""
+        encoded = [self.encode(words) for words in sentences]
+        found: list[Any] = []
+        with evaluating(self):
+            columns = [padded(column, batch_size) for column in zip(*encoded, strict=True)]
+            for (ids, lengths), *rest in zip(*columns, strict=True):
+                scores = self(ids, lengths, *(spelling for spelling, _ in rest))
+                found += self._named(scores, lengths)
+        return found
+
+    def configuration(self) -> dict[str, Any]:
+        """The arguments of the class, vocabularies as their configurations."""
+        characters = None if self.characters is None else self.characters.configuration()
+        named_parts = {"vocabulary": self.vocabulary.configuration(), "tags": self.tags, "characters": characters, "classes": self.classes}
+        return named_parts | self._options
+
+    def _named(self, scores: Any, lengths: np.ndarray) -> list[Any]:
+        logits = scores if self.classes is None else scores[0]
+        tags = [[self.tags[k] for k in row[:n]] for row, n in zip(logits.argmax(axis=2).T, lengths, strict=True)]
+        if self.classes is None:
+            return tags
+        return list(zip(tags, [self.classes[k] for k in scores[1].argmax(axis=1)], strict=True))
+
+    def _spelled(self, ids: Any, lengths: np.ndarray, spelling: Any) -> Any:
+        """What the speller makes of each token (T, B, size)."""
+        assert self.speller is not None
+        assert self.characters is not None
+        letters = np.asarray(_check.data(spelling))
+        _check.shape("spelling", letters, (*ids.shape, "C"))
+        T, B, C = letters.shape
+        inside = np.arange(T)[:, None] < lengths
+        counts = np.where(inside, (letters != self.characters.padding_id).sum(axis=2), 0).reshape(-1)
+        letters = np.ascontiguousarray(letters.reshape(T * B, C)[:, : max(1, int(counts.max(initial=0)))].T)
+        _, last = self.speller(Tensor(letters) if isinstance(ids, Tensor) else letters, counts)
+        return last.reshape((T, B, self.speller.size))
