@@ -20,10 +20,9 @@ def made(**options):
 
 
 def batch(model):
-    """ids, lengths, spelling where the model spells, tags."""
-    columns = [fs.nn.pad_sequences(column) for column in zip(*(model.encode(words) for words in SENTENCES), strict=True)]
+    """tokens, lengths, tags."""
     tags, _ = fs.nn.pad_sequences(TAGGED, padding_value=-100)
-    return columns[0][0], columns[0][1], *(spelling for spelling, _ in columns[1:]), tags
+    return *fs.nn.pad_sequences([model.encode(words) for words in SENTENCES]), tags
 
 
 KINDS = [{}, {"characters": None}, {"classes": 3}, {"characters": None, "classes": ["x", "y"], "cell": "gru"}, {"num_layers": 2, "bidirectional": False}]
@@ -45,8 +44,7 @@ def test_padding_and_the_rows_around_change_nothing(options):
     *inputs, _ = batch(model)
     together = model(*inputs)
     for k, words in enumerate(SENTENCES):
-        ids, *spelling = model.encode(words)
-        alone = model(ids[:, None], None, *(s[:, None] for s in spelling))
+        alone = model(model.encode(words)[:, None])
         if model.classes:
             assert_close(alone[1][0], together[1][k], terms=100)
         logits, of_all = (alone[0], together[0]) if model.classes else (alone, together)
@@ -56,22 +54,22 @@ def test_padding_and_the_rows_around_change_nothing(options):
 
 def test_a_word_is_its_row_and_its_spelling_in_both_directions():
     model = made()
-    ids, spelling = model.encode(["barks", "at"])
-    _, (h, _) = model.speller.lstm(model.speller.embedding(spelling.T), lengths=[5, 2])
-    x = np.concatenate([model.encoder.embedding(ids), h[0], h[1]], axis=1)
+    tokens = model.encode(["barks", "at"])
+    _, (h, _) = model.speller.lstm(model.speller.embedding(tokens[:, 1:].T), lengths=[5, 2])
+    x = np.concatenate([model.encoder.embedding(tokens[:, 0]), h[0], h[1]], axis=1)
     y, _ = model.encoder.lstm(x[:, None])
-    assert_close(model(ids[:, None], None, spelling[:, None]), model.head(y), terms=20)
+    assert_close(model(tokens[:, None]), model.head(y), terms=20)
 
 
 def test_both_ends_of_a_long_word_are_read():
     model = made(word_length=6)
-    assert LETTERS.decode(model.encode(["abcdefghij", "abc"])[1].reshape(-1)) == "abchijabc___"
-    assert LETTERS.decode(made(word_length=5).encode(["abcdefghij"])[1][0]) == "abhij"
+    assert LETTERS.decode(model.encode(["abcdefghij", "abc"])[:, 1:]) == "abchijabc___"
+    assert LETTERS.decode(made(word_length=5).encode(["abcdefghij"])[:, 1:]) == "abhij"
 
 
 def test_unknown_words_are_told_apart_by_their_spelling():
     model = made()
-    first, second = (model(ids[:, None], None, s[:, None]) for ids, s in (model.encode(["squirrel"]), model.encode(["running"])))
+    first, second = (model(model.encode([word])[:, None]) for word in ("squirrel", "running"))
     assert not np.array_equal(first, second)
 
 
@@ -111,7 +109,8 @@ def test_it_learns_tags_and_classes():
 def test_pytorch_agrees():
     torch = pytest.importorskip("torch")
     model = made(dtype=np.float64, num_layers=2)
-    ids, lengths, spelling, _ = batch(model)
+    tokens, lengths, _ = batch(model)
+    ids, spelling = tokens[..., 0], tokens[..., 1:]
     weights = {name: torch.from_numpy(w) for name, w in model.state_dict().items()}
 
     def run(prefix, inputs, x, lengths, layers):
@@ -128,7 +127,7 @@ def test_pytorch_agrees():
     x = torch.cat([weights["encoder.embedding.weight"][torch.from_numpy(ids)], spelled], 2)
     y, _ = torch.nn.utils.rnn.pad_packed_sequence(run("encoder", 10, x, lengths, 2)[0])
     want = (y @ weights["head.weight"].T + weights["head.bias"]).detach().numpy()
-    assert_close(model(ids, lengths, spelling), want, terms=300)
+    assert_close(model(tokens, lengths), want, terms=300)
 
 
 def test_refusals():
@@ -137,12 +136,10 @@ def test_refusals():
     with pytest.raises(ValueError, match="cell: expected one of"):
         made(cell="transformer")
     model = made()
-    ids, lengths, spelling, _ = batch(model)
-    with pytest.raises(ValueError, match="spelling: expected the characters of each token, got NoneType"):
-        model(ids, lengths)
-    with pytest.raises(ValueError, match="spelling: expected None, got ndarray"):
-        made(characters=None)(ids, lengths, spelling)
-    with pytest.raises(ValueError, match=r"spelling: expected shape \(6, 3, C\)"):
-        model(ids, lengths, spelling[:, :2])
+    tokens, lengths, _ = batch(model)
+    with pytest.raises(ValueError, match=r"tokens: expected shape \(T, B, 7\), got \(6, 3\)"):
+        model(tokens[..., 0], lengths)
+    with pytest.raises(ValueError, match=r"tokens: expected shape \(T, B\), got \(6, 3, 7\)"):
+        made(characters=None)(tokens, lengths)
     with pytest.raises(ValueError, match="lengths"):
-        model(ids, [7, 1, 1], spelling)
+        model(tokens, [7, 1, 1])

@@ -154,10 +154,10 @@ def _mask(ids: Any, lengths: Any) -> Any:
     return None if lengths is None else padding_mask(lengths, len(ids))
 
 
-def checked_ids(ids: Any, lengths: Any) -> tuple[Any, np.ndarray]:
+def checked_ids(ids: Any, lengths: Any, name: str = "ids") -> tuple[Any, np.ndarray]:
     """(T, B) ids as an array, or a Tensor if they are one, and the rows' lengths."""
     values = ids if isinstance(ids, Tensor) else np.asarray(ids)
-    _check.shape("ids", values, ("T", "B"))
+    _check.shape(name, values, ("T", "B"))
     T, B = values.shape
     found = checked_lengths(lengths, T, B)
     return values, np.full(B, T) if found is None else found

@@ -34,7 +34,7 @@ class SequenceTagger(Module):
     num_layers : int
     bidirectional : bool
     characters : Vocabulary, or what makes one; optional
-        Of the characters, with a padding token.
+        Of the characters, with a padding token, which fills short words.
     character_embedding_size, character_hidden_size : int
         Length of their vectors; units of the layer that spells, in each direction.
     word_length : int
@@ -60,11 +60,9 @@ class SequenceTagger(Module):
     >>> words = fs.models.Vocabulary(["the", "dog", "barks"], separator=" ", unknown="<unk>", padding="<pad>")
     >>> letters = fs.models.Vocabulary("abcdefghijklmnopqrstuvwxyz", unknown="<unk>", padding="<pad>")
     >>> tagger = fs.models.SequenceTagger(words, ["DET", "NOUN", "VERB"], 8, 16, characters=letters, rng=0)
-    >>> ids, spelling = tagger.encode(["the", "cat", "barks"])
-    >>> ids.shape, spelling.shape
-    ((3,), (3, 20))
-    >>> tagger(ids[:, None], None, spelling[:, None]).shape
-    (3, 1, 3)
+    >>> tokens = tagger.encode(["the", "cat", "barks"])
+    >>> tokens.shape, tagger(tokens[:, None]).shape
+    ((3, 21), (3, 1, 3))
     >>> found = tagger.tag([["the", "cat", "barks"], ["dog"]])
     """
 
@@ -113,15 +111,14 @@ class SequenceTagger(Module):
             "character_hidden_size": character_hidden_size, "word_length": word_length, "dropout": dropout, "dtype": np.dtype(dtype),
         }  # fmt: skip
 
-    def forward(self, ids: Any, lengths: Any = None, spelling: Any = None) -> Any:
+    def forward(self, tokens: Any, lengths: Any = None) -> Any:
         """Scores of the tags of each token, and with `classes` of each sequence.
 
         Parameters
         ----------
-        ids : (T, B) integers
+        tokens : (T, B) integers, with `characters` (T, B, 1 + word_length)
+            Ids of the words, with `characters` each followed by those of its characters: what `encode` makes, padded.
         lengths : (B,) integers from 0 to T, optional
-        spelling : (T, B, C) integers
-            The characters of each token, padding after its end; with `characters` only.
 
         Returns
         -------
@@ -134,49 +131,48 @@ class SequenceTagger(Module):
         ValueError, TypeError, IndexError
             Shapes, lengths or ids that do not fit.
         """
-        ids, lengths = checked_ids(ids, lengths)
-        if (spelling is None) != (self.speller is None):
-            raise ValueError(f"spelling: expected {'None' if self.speller is None else 'the characters of each token'}, got {type(spelling).__name__}")
-        features = None if spelling is None else self._spelled(ids, lengths, spelling)
+        values, features = np.asarray(_check.data(tokens)), None
+        if self.speller is not None:
+            _check.shape("tokens", values, ("T", "B", 1 + self.word_length))
+            values, letters = np.ascontiguousarray(values[..., 0]), values[..., 1:]
+        ids, lengths = checked_ids(Tensor(values) if isinstance(tokens, Tensor) else values, lengths, "tokens")
+        if self.speller is not None:
+            features = self._spelled(letters, lengths, isinstance(tokens, Tensor))
         y, last = self.encoder(ids, lengths, features)
         logits = self.head(self.dropout(y))
         return logits if self.class_head is None else (logits, self.class_head(self.dropout(last)))
 
-    def loss(self, ids: Any, lengths: Any, *more: Any) -> Any:
-        """Cross-entropy of the tags, and with `classes` plus that of the classes, recorded: what `fs.training.fit` minimises.
+    def loss(self, tokens: Any, lengths: Any, tags: Any, classes: Any = None) -> Any:
+        """Cross-entropy of the tags (T, B), of which -100 does not count, plus that of the classes (B,) where the model has them.
 
-        Called with ids, lengths, then the spelling where the model spells, tags (T, B), -100 where there is none, and with `classes`
-        those of the sequences (B,).
+        It is recorded: what `fs.training.fit` minimises. `fs.training.BucketBatches` makes the batches, of what `encode` gives.
         """
-        spelling, (tags, *classes) = (None, more) if self.speller is None else (more[0], more[1:])
-        scores = self(Tensor(ids), lengths, spelling)
+        scores = self(Tensor(np.asarray(tokens)), lengths)
         logits, class_logits = (scores, None) if self.class_head is None else scores
         loss = functional.cross_entropy(logits.reshape(-1, len(self.tags)), np.asarray(tags).reshape(-1))
-        return loss if class_logits is None else loss + functional.cross_entropy(class_logits, np.asarray(classes[0]))
+        return loss if class_logits is None else loss + functional.cross_entropy(class_logits, np.asarray(classes))
 
-    def encode(self, words: Sequence[str]) -> tuple[np.ndarray, ...]:
-        """What the model reads of a sequence: its ids (T,) and, with `characters`, their spelling (T, word_length)."""
+    def encode(self, words: Sequence[str]) -> np.ndarray:
+        """What the model reads of a sequence: ids (T,), with `characters` (T, 1 + word_length), each id followed by its characters'."""
         ids = self.vocabulary.encode(list(words))
         if self.characters is None:
-            return (ids,)
-        spelling = np.full((len(words), self.word_length), self.characters.padding_id, np.int64)
-        for row, word in zip(spelling, words, strict=True):
+            return ids
+        tokens = np.full((len(words), 1 + self.word_length), self.characters.padding_id, np.int64)
+        tokens[:, 0] = ids
+        for row, word in zip(tokens, words, strict=True):
             letters = self.characters.encode(list(word))
             if len(letters) > self.word_length:
                 half = self.word_length // 2
                 letters = np.concatenate([letters[:half], letters[half - self.word_length :]])
-            row[: len(letters)] = letters
-        return ids, spelling
+            row[1 : 1 + len(letters)] = letters
+        return tokens
 
     def tag(self, sentences: Iterable[Sequence[str]], *, batch_size: int = 64) -> list[Any]:
         """The likeliest tag of each token of each sentence: a list of names per sentence; with `classes` pairs (tags, class)."""
-        encoded = [self.encode(words) for words in sentences]
         found: list[Any] = []
         with evaluating(self):
-            columns = [padded(column, batch_size) for column in zip(*encoded, strict=True)]
-            for (ids, lengths), *rest in zip(*columns, strict=True):
-                scores = self(ids, lengths, *(spelling for spelling, _ in rest))
-                found += self._named(scores, lengths)
+            for tokens, lengths in padded((self.encode(words) for words in sentences), batch_size):
+                found += self._named(self(tokens, lengths), lengths)
         return found
 
     def configuration(self) -> dict[str, Any]:
@@ -192,15 +188,13 @@ class SequenceTagger(Module):
             return tags
         return list(zip(tags, [self.classes[k] for k in scores[1].argmax(axis=1)], strict=True))
 
-    def _spelled(self, ids: Any, lengths: np.ndarray, spelling: Any) -> Any:
-        """What the speller makes of each token (T, B, size)."""
+    def _spelled(self, letters: np.ndarray, lengths: np.ndarray, recording: bool) -> Any:
+        """What the speller makes of the characters (T, B, C) of each token: (T, B, size)."""
         assert self.speller is not None
         assert self.characters is not None
-        letters = np.asarray(_check.data(spelling))
-        _check.shape("spelling", letters, (*ids.shape, "C"))
         T, B, C = letters.shape
         inside = np.arange(T)[:, None] < lengths
         counts = np.where(inside, (letters != self.characters.padding_id).sum(axis=2), 0).reshape(-1)
         letters = np.ascontiguousarray(letters.reshape(T * B, C)[:, : max(1, int(counts.max(initial=0)))].T)
-        _, last = self.speller(Tensor(letters) if isinstance(ids, Tensor) else letters, counts)
+        _, last = self.speller(Tensor(letters) if recording else letters, counts)
         return last.reshape((T, B, self.speller.size))
