@@ -11,6 +11,7 @@ import numpy as np
 from fastseq import functional
 from fastseq.autograd import Tensor
 from fastseq.functional import _check
+from fastseq.models._cells import checked_cell
 from fastseq.models._encoders import BertEncoder, RecurrentEncoder, checked_ids
 from fastseq.models.vocabulary import Vocabulary, as_vocabulary
 from fastseq.nn import AttentionPooling, Dropout, Linear, Module, pad_sequences
@@ -92,6 +93,7 @@ class SequenceClassifier(Module):
         self.vocabulary: Vocabulary = as_vocabulary(vocabulary)
         self.classes = named("classes", classes)
         self.cell, self.pooling = cell, pooling
+        checked_cell(cell, ("transformer",))
         _check.choice("pooling", pooling, _POOLINGS.get(cell, ("last", "mean", "attention")))
         if pooling == "cls" and self.vocabulary.start_id is None:
             raise ValueError("vocabulary: expected one with a start token, which pooling 'cls' puts before each text")
