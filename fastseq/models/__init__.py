@@ -3,6 +3,7 @@
 from fastseq.models.forecaster import Forecaster
 from fastseq.models.language_model import CarriedState, LanguageModel
 from fastseq.models.masked_language_model import MaskedLanguageModel, mask_tokens
+from fastseq.models.seq2seq import Seq2Seq
 from fastseq.models.sequence_classifier import SequenceClassifier
 from fastseq.models.sequence_tagger import SequenceTagger
 from fastseq.models.vocabulary import Vocabulary, as_vocabulary
@@ -12,6 +13,7 @@ __all__ = [
     "Forecaster",
     "LanguageModel",
     "MaskedLanguageModel",
+    "Seq2Seq",
     "SequenceClassifier",
     "SequenceTagger",
     "Vocabulary",
