@@ -94,23 +94,12 @@ def test_the_loss_is_the_mean_cross_entropy_and_trains_every_parameter(cell, tie
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_carried_state_goes_on_from_batch_to_batch(cell):
+def test_the_loss_after_a_state(cell):
     model = built(cell)
     ids, targets = ids_of(model, 6), ids_of(model, 6, seed=1)
-    state = models.CarriedState()
-    first, second = (model.loss(ids[part], targets[part], state).item() for part in (slice(3), slice(3, 6)))
-    assert np.allclose((first + second) / 2, model.loss(ids, targets).item(), rtol=1e-5)
-    assert not any(part.requires_grad for part in state.value)
-    _, after = model(ids)
-    assert all(np.array_equal(part.data, wanted) for part, wanted in zip(state.value, after, strict=True))
-    assert model.loss(ids[:1], targets[:1], after).item() != model.loss(ids[:1], targets[:1]).item()
-
-
-def test_a_transformer_carries_nothing():
-    model, state = built("transformer"), models.CarriedState()
-    ids = ids_of(model)
-    assert model.loss(ids, ids, state).item() == model.loss(ids, ids).item()
-    assert state.value is None
+    _, state = model(ids[:3])
+    first, second = model.loss(ids[:3], targets[:3]), model.loss(ids[3:], targets[3:], state)
+    assert np.allclose((first.item() + second.item()) / 2, model.loss(ids, targets).item(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])

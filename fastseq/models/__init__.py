@@ -1,7 +1,7 @@
 """Whole models, composed from layers."""
 
 from fastseq.models.forecaster import Forecaster
-from fastseq.models.language_model import CarriedState, LanguageModel
+from fastseq.models.language_model import LanguageModel
 from fastseq.models.masked_language_model import MaskedLanguageModel, mask_tokens
 from fastseq.models.seq2seq import Seq2Seq
 from fastseq.models.sequence_classifier import SequenceClassifier
@@ -9,7 +9,6 @@ from fastseq.models.sequence_tagger import SequenceTagger
 from fastseq.models.vocabulary import Vocabulary, as_vocabulary
 
 __all__ = [
-    "CarriedState",
     "Forecaster",
     "LanguageModel",
     "MaskedLanguageModel",

@@ -164,13 +164,10 @@ class LanguageModel(Module):
         inputs : (T, B) integers
         targets : (T, B) integers
             What follows each input; places with -100 do not count.
-        state : CarriedState or what `forward` returned, optional
-            A CarriedState is gone on from and left at the end of the inputs, without the gradient: truncated backpropagation.
+        state : what `forward` returned, optional
+            To carry it from batch to batch give `fit` a `training.CarriedState`.
         """
-        carried = isinstance(state, CarriedState)
-        y, after = self._read(Tensor(np.asarray(inputs)), state.value if carried else state)
-        if carried:
-            state.value = None if after is None else tuple([part.detach() for part in after])
+        y, _ = self._read(Tensor(np.asarray(inputs)), state)
         flat = y.reshape(-1, y.shape[2])
         return functional.linear_cross_entropy(flat, self.head.weight, self.head.bias, np.asarray(targets).reshape(-1))
 
@@ -258,27 +255,6 @@ class LanguageModel(Module):
             "tie_weights": self.tie_weights,
             **self._transformer_options,
         }
-
-
-class CarriedState:
-    """A recurrent state that goes on from batch to batch: give one object to `LanguageModel.loss` again and again.
-
-    Attributes
-    ----------
-    value : tuple of arrays, or None
-        None is the beginning of a text.
-
-    Examples
-    --------
-    >>> import fastseq as fs
-    >>> model, state = fs.models.LanguageModel("ab", 4, 8), fs.models.CarriedState()
-    >>> loss = model.loss([[0], [1]], [[1], [0]], state)
-    >>> [part.shape for part in state.value]
-    [(1, 1, 8), (1, 1, 8)]
-    """
-
-    def __init__(self) -> None:
-        self.value: Any = None
 
 
 class RecurrentDecoding:
