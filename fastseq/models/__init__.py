@@ -6,6 +6,7 @@ from fastseq.models.masked_language_model import MaskedLanguageModel, mask_token
 from fastseq.models.seq2seq import Seq2Seq
 from fastseq.models.sequence_classifier import SequenceClassifier
 from fastseq.models.sequence_tagger import SequenceTagger
+from fastseq.models.subwords import SubwordVocabulary
 from fastseq.models.vocabulary import Vocabulary, as_vocabulary
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Seq2Seq",
     "SequenceClassifier",
     "SequenceTagger",
+    "SubwordVocabulary",
     "Vocabulary",
     "as_vocabulary",
     "mask_tokens",

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fastseq.models.subwords import SubwordVocabulary
+
 _SPECIALS = ("padding", "unknown", "start", "stop")
 
 
@@ -202,6 +204,8 @@ def as_vocabulary(value: Any) -> Any:
     if isinstance(value, str):
         return Vocabulary(value)
     if isinstance(value, Mapping):
+        if "tokenizer" in value:
+            return SubwordVocabulary.from_configuration(value)
         return Vocabulary.from_configuration(value)
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return Vocabulary(map(str, range(value)), separator=" ")
