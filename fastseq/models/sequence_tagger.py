@@ -42,7 +42,7 @@ class SequenceTagger(Module):
     classes : int, or sequence of names; optional
         What a whole sequence may be.
     dropout : float in [0, 1]
-        On what the layers read and on their states, while training.
+        On what the layer over words reads and on its states, while training.
     dtype : float32 or float64
     rng : None, int or numpy.random.Generator
 
@@ -92,7 +92,7 @@ class SequenceTagger(Module):
         if self.characters is not None and self.characters.padding_id is None:
             raise ValueError("characters: expected a vocabulary with a padding token, which tells where a word ends")
         drawn = generator(rng)
-        common = {"cell": cell, "dropout": dropout, "dtype": dtype, "rng": drawn}
+        common = {"cell": cell, "dtype": dtype, "rng": drawn}
         self.speller, features = None, 0
         if self.characters is not None:
             sizes = len(self.characters), character_embedding_size, character_hidden_size
@@ -100,7 +100,7 @@ class SequenceTagger(Module):
             features = self.speller.size
         self.encoder = RecurrentEncoder(
             len(self.vocabulary), embedding_size, hidden_size, features=features, num_layers=num_layers, bidirectional=bidirectional,
-            padding_idx=self.vocabulary.padding_id, **common,
+            padding_idx=self.vocabulary.padding_id, dropout=dropout, **common,
         )  # fmt: skip
         self.dropout = Dropout(dropout, rng=drawn)
         self.head = Linear(self.encoder.size, len(self.tags), dtype=dtype, rng=drawn)

@@ -6,6 +6,7 @@ from fastseq.training.checkpoint import Checkpoint
 from fastseq.training.divergence import TrainingDiverged
 from fastseq.training.fit import evaluate, fit
 from fastseq.training.history import History
+from fastseq.training.pretraining import MaskedPairs
 from fastseq.training.streams import CarriedState, TextStreams, sequence_cross_entropy
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Checkpoint",
     "EarlyStopping",
     "History",
+    "MaskedPairs",
     "Progress",
     "TextStreams",
     "TrainingDiverged",
