@@ -35,7 +35,7 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path, step):
     for parts in ([0], [step, 0]):
         for at in parts:
             model, streams, adam = language_training()
-            history = fit(model, streams, loss=CarriedState(), optimizer=adam, epochs=3, max_norm=1.0, validation=streams, callbacks=[Interrupt(at)],
+            history = fit(model, streams, state=CarriedState(), optimizer=adam, epochs=3, max_norm=1.0, validation=streams, callbacks=[Interrupt(at)],
                           checkpoint=tmp_path / f"{len(parts)}", progress=False)  # fmt: skip
             assert (history.stopped, history.steps) == (("interrupted", at) if at else ("finished", 147))
         results.append((history["loss"], history["validation_loss"], model.state_dict()))

@@ -9,6 +9,7 @@ import numpy as np
 from fastseq import functional
 from fastseq.autograd import Tensor
 from fastseq.models._cells import checked_cell, recurrent
+from fastseq.models.carried_state import CarriedState
 from fastseq.models.vocabulary import as_vocabulary
 from fastseq.nn import (
     Dropout,
@@ -164,10 +165,13 @@ class LanguageModel(Module):
         inputs : (T, B) integers
         targets : (T, B) integers
             What follows each input; places with -100 do not count.
-        state : what `forward` returned, optional
-            To carry it from batch to batch give `fit` a `training.CarriedState`.
+        state : CarriedState or what `forward` returned, optional
+            A CarriedState, which `fit` takes, is gone on from and left at the end of the inputs, without the gradient.
         """
-        y, _ = self._read(Tensor(np.asarray(inputs)), state)
+        carried = isinstance(state, CarriedState)
+        y, after = self._read(Tensor(np.asarray(inputs)), state.value if carried else state)
+        if carried:
+            state.value = after
         flat = y.reshape(-1, y.shape[2])
         return functional.linear_cross_entropy(flat, self.head.weight, self.head.bias, np.asarray(targets).reshape(-1))
 

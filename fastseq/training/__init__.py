@@ -1,13 +1,15 @@
 """Training: `fit`, the batches that it reads, the callbacks that it calls, checkpoints."""
 
+from fastseq.models.carried_state import CarriedState
 from fastseq.training.batches import Batch, Batches, BucketBatches, windows
 from fastseq.training.callbacks import Callback, EarlyStopping, Progress
 from fastseq.training.checkpoint import Checkpoint
 from fastseq.training.divergence import TrainingDiverged
-from fastseq.training.fit import evaluate, fit
+from fastseq.training.evaluation import evaluate
+from fastseq.training.fit import fit
 from fastseq.training.history import History
 from fastseq.training.pretraining import MaskedPairs
-from fastseq.training.streams import CarriedState, TextStreams, sequence_cross_entropy
+from fastseq.training.streams import TextStreams
 
 __all__ = [
     "Batch",
@@ -24,6 +26,5 @@ __all__ = [
     "TrainingDiverged",
     "evaluate",
     "fit",
-    "sequence_cross_entropy",
     "windows",
 ]

@@ -146,7 +146,7 @@ class EarlyStopping(Callback):
         self.patience, self.monitor, self.mode = patience, monitor, mode
         self.min_delta, self.restore_best = min_delta, restore_best
         self.best, self.best_epoch, self.waited = math.inf if mode == "min" else -math.inf, 0, 0
-        self._seen = 0
+        self._seen, self._has_stopped = 0, False
         self._best_model: dict[str, Any] | None = None
 
     def update(self, figure: float) -> bool:
@@ -165,8 +165,9 @@ class EarlyStopping(Callback):
         return self.waited >= self.patience
 
     def on_begin(self, progress: Progress) -> None:
-        """A training that had been ended so stays ended."""
-        progress.stop |= self.should_stop
+        """A training that it has ended goes on after all where patience is greater now."""
+        if self._has_stopped:
+            progress.stop = self._has_stopped = self.should_stop
 
     def on_epoch(self, progress: Progress) -> None:
         """Look at the epoch's figure.
@@ -180,7 +181,8 @@ class EarlyStopping(Callback):
             raise ValueError(f"monitor: expected one of {', '.join(progress.figures)}, got {self.monitor!r}; validation= gives more figures")
         if self.update(progress.figures[self.monitor]) and self.restore_best:
             self._best_model = progress.model.state_dict()
-        progress.stop |= self.should_stop
+        if self.should_stop:
+            progress.stop = self._has_stopped = True
 
     def on_end(self, progress: Progress) -> None:
         """Put the best model back."""
@@ -189,9 +191,10 @@ class EarlyStopping(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The best figure and model, and how long it has been waited for a better one."""
-        return {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited, "seen": self._seen, "model": self._best_model}
+        return {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited, "seen": self._seen,
+                "has_stopped": self._has_stopped, "model": self._best_model}  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.best, self.best_epoch, self.waited = state["best"], state["best_epoch"], state["waited"]
-        self._seen, self._best_model = state["seen"], state["model"]
+        self._seen, self._has_stopped, self._best_model = state["seen"], state["has_stopped"], state["model"]

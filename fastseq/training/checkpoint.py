@@ -56,7 +56,18 @@ class Checkpoint:
         self._written_at, self._written_step = time.monotonic(), step
 
     def read(self) -> dict[str, Any] | None:
-        """What the file holds; None where there is none."""
+        """What the file holds; None where there is none.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged or is no checkpoint.
+        FileNotFoundError
+            If there is no folder in which one could be written.
+        """
+        folder = os.path.dirname(os.path.realpath(self.path))
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(f"checkpoint: there is no folder {folder} to write {self.path} to")
         _remove_leftovers(self.path)
         if not os.path.exists(self.path):
             return None

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from fastseq.autograd import Tensor, no_grad
+from fastseq.autograd import Tensor
+from fastseq.models.carried_state import CarriedState
 from fastseq.nn import Module
+from fastseq.training.evaluation import batch_loss, without_a_trace
 
 
 class TrainingDiverged(RuntimeError):
@@ -30,25 +32,21 @@ class TrainingDiverged(RuntimeError):
 
 def is_finite(model: Module) -> bool:
     """Whether every parameter and buffer is."""
-    return not any(_bad(array) for array in model.state_dict().values())
+    return not any(_bad(array) for _, _, array in _named(model))
 
 
-def origin_of_loss(model: Module, batch: Any, again: Callable[[Any], Any]) -> str:
-    """What was not finite first, where the loss is not: a parameter, the batch, or a module's output.
-
-    again : computes the loss of the batch once more.
-    """
-    for kind, named in (("parameter", ((n, p.data) for n, p in model.named_parameters())), ("buffer", model.named_buffers())):
-        for name, array in named:
-            if _bad(array):
-                return f"the {kind} {name} holds {_first(array)}"
+def origin_of_loss(model: Module, batch: Any = (), loss: Any = None, state: CarriedState | None = None) -> str:
+    """What was not finite first, where the loss is not: a parameter, the batch, or a module's output when it is computed again."""
+    for kind, name, array in _named(model):
+        if _bad(array):
+            return f"the {kind} {name} holds {_first(array)}"
     for k, array in enumerate(batch):
         if _bad(array):
             return f"array {k} of the batch holds {_first(array)}"
     found: list[str] = []
-    with _watched(model, found), no_grad(), np.errstate(all="ignore"):
-        again(batch)
-    return found[0] if found else "every module's output is finite: the loss itself is not"
+    with _watched(model, found), without_a_trace(model, state), np.errstate(all="ignore"):
+        batch_loss(model, batch, loss, state)
+    return found[0] if found else "no module's output: the loss itself overflows, or it was a matter of dropout or of the carried state"
 
 
 def origin_of_gradient(model: Module) -> str:
@@ -93,6 +91,14 @@ def _leaves(value: Any) -> Iterator[np.ndarray]:
         yield value.data
     elif isinstance(value, np.ndarray):
         yield value
+
+
+def _named(model: Module) -> Iterator[tuple[str, str, np.ndarray]]:
+    """("parameter" or "buffer", name, array) of each."""
+    for name, parameter in model.named_parameters():
+        yield "parameter", name, parameter.data
+    for name, array in model.named_buffers():
+        yield "buffer", name, array
 
 
 def _bad(array: Any) -> bool:

@@ -1,14 +1,12 @@
-"""Texts without an end, read piece after piece: the streams, and the state that goes on from one piece to the next."""
+"""A long text, read piece after piece."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from fastseq import functional
-from fastseq.autograd import Tensor
 from fastseq.runtime import next_seed
 
 
@@ -85,80 +83,3 @@ class TextStreams:
             for inputs, targets in self.pieces(int(rng.integers(slack + 1))):
                 yield inputs, targets, first
                 first = False
-
-
-def sequence_cross_entropy(logits: Any, targets: Any) -> Any:
-    """The mean cross entropy over all places of (T, B, V) logits and (T, B) targets.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fastseq.training import sequence_cross_entropy
-    >>> round(float(sequence_cross_entropy(np.zeros((2, 1, 4), np.float32), np.array([[0], [3]]))), 4)
-    1.3863
-    """
-    return functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), np.asarray(targets).reshape(-1))
-
-
-class CarriedState:
-    """A loss for batches that follow one another: truncated backpropagation through time.
-
-    The model is called as ``model(Tensor(inputs), state)`` and returns ``(output, state)``; the state goes on to the next
-    batch, the gradient does not (Williams & Peng 1990). Each pass over the batches begins without a state, and so does each validation.
-
-    Parameters
-    ----------
-    loss : function (output, targets) -> Tensor of one element
-        By default the cross entropy of (T, B, V) logits.
-
-    Attributes
-    ----------
-    state : Tensor, tuple of them, or None
-        What comes before the next batch.
-
-    Examples
-    --------
-    >>> import fastseq as fs
-    >>> from fastseq.training import CarriedState, TextStreams, fit
-    >>> model = fs.models.LanguageModel("ab", 4, 8, rng=0)
-    >>> streams = TextStreams(model.vocabulary.encode("ab" * 500), 4, 16)
-    >>> history = fit(model, streams, loss=CarriedState(), optimizer=fs.optim.Adam(model.parameters(), lr=0.02), epochs=3, progress=False)
-    >>> history["loss"][-1] < 0.1
-    True
-    """
-
-    def __init__(self, loss: Callable[[Any, Any], Any] = sequence_cross_entropy) -> None:
-        self.loss = loss
-        self.state: Any = None
-
-    def __call__(self, model: Any, inputs: Any, targets: Any) -> Any:
-        """The loss of one batch; the state after it is kept."""
-        output, state = model(Tensor(inputs), self.state)
-        self.state = _detached(state)
-        return self.loss(output, targets)
-
-    def reset(self) -> None:
-        """Forget the state: what comes next does not follow what came last."""
-        self.state = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """The arrays of the state."""
-        return {"state": _arrays(self.state)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
-        self.state = _tensors(state["state"])
-
-
-def _detached(state: Any) -> Any:
-    if isinstance(state, (tuple, list)):
-        return tuple(_detached(part) for part in state)
-    return state.detach() if isinstance(state, Tensor) else state
-
-
-def _arrays(state: Any) -> Any:
-    return tuple(_arrays(part) for part in state) if isinstance(state, tuple) else state.data if isinstance(state, Tensor) else state
-
-
-def _tensors(state: Any) -> Any:
-    return tuple(_tensors(part) for part in state) if isinstance(state, tuple) else state if state is None else Tensor(state)
