@@ -1,29 +1,28 @@
-"""Translation with attention: a bidirectional LSTM reads, an AttentionDecoder writes and looks back (Bahdanau et al. 2015).
+"""Translation: one recurrent net reads, another writes, with attention or without; or a transformer does both.
 
-Without data it learns to rewrite dates, "march 3, 1998" as "1998-03-03", letter by letter, for which it has to find the month in the
-middle of what it read. With pairs of sentences, a line each with a tab between the two, it translates word by word:
+Without data it learns to rewrite dates, "march 3, 1998" as "1998-03-03", letter by letter. With pairs of sentences, a line each with
+a tab between the two, it translates word by word:
 
     python examples/translation.py
-    python examples/translation.py --data eng-fra.tsv.gz --steps 3000
+    python examples/translation.py --data eng-fra.tsv.gz                      # additive attention (Bahdanau et al. 2015)
+    python examples/translation.py --data eng-fra.tsv.gz --attention none     # the encoder's last state only (Sutskever et al. 2014)
+    python examples/translation.py --data eng-fra.tsv.gz --attention fed      # that state at every step (Cho et al. 2014)
+    python examples/translation.py --data eng-fra.tsv.gz --cell transformer   # Vaswani et al. 2017
 """
 
 import argparse
-import gzip
 import os
 import re
-from collections import Counter
 
 import numpy as np
-from tqdm import tqdm
 
 import fastseq as fs
+from fastseq.generation import beam_search, generate
+from fastseq.text import read_text
 
 QUICK = bool(os.environ.get("FASTSEQ_QUICK"))  # only to see that it runs
-PAD, START, END, UNKNOWN = range(4)
 MONTHS = "january february march april may june july august september october november december".split()
-
-
-# ---------------------------------------------------------------- data
+LONGEST = 30  # tokens of a translation
 
 
 def dates(count, rng):
@@ -36,171 +35,115 @@ def dates(count, rng):
     return pairs
 
 
-def sentences(path):
-    with (gzip.open if path.endswith(".gz") else open)(path, "rt", encoding="utf-8") as file:
-        return [tuple(line.rstrip("\n").split("\t")[:2]) for line in file]
-
-
 def words(text):
     """Words in small letters, and signs; an apostrophe stays with what stands before it."""
     return re.findall(r"\w+['\u2019]?|[^\w\s]", text.lower())
 
 
-class Vocabulary:
-    def __init__(self, texts, least):
-        counts = Counter(token for text in texts for token in text)
-        self.tokens = ["<pad>", "<start>", "<end>", "<unknown>", *sorted(token for token, n in counts.items() if n >= least)]
-        self.ids = {token: n for n, token in enumerate(self.tokens)}
-
-    def encode(self, text):
-        return [self.ids.get(token, UNKNOWN) for token in text] + [END]
-
-    def decode(self, ids):
-        return [self.tokens[i] for i in ids]
+def hold_out(pairs, count, rng):
+    """Pairs to train on, and {source: its translations} of `count` sources that are not among them."""
+    sources = sorted({source for source, _, _ in pairs})
+    held_out = {source: [] for source in rng.permutation(np.array(sources, object))[:count]}
+    for source, _, text in pairs:
+        if source in held_out:
+            held_out[source].append(text)
+    return [pair for pair in pairs if pair[0] not in held_out], held_out
 
 
-def split(pairs, held_out, rng):
-    """Training pairs and held-out ones, no source of which is trained on."""
-    sources = sorted({source for source, _ in pairs})
-    kept = set(rng.permutation(sources)[:held_out].tolist())
-    return [p for p in pairs if p[0] not in kept], [p for p in pairs if p[0] in kept]
+def in_batches(model, sources, write, size=250):
+    """`write(ids, lengths)` of all sources, a batch at a time: one list of what it found."""
+    ids = [model.source_vocabulary.encode(source) for source in sources]
+    return [found for n in range(0, len(ids), size) for found in write(*fs.nn.pad_sequences(ids[n : n + size]))]
 
 
-def batches(pairs, size, rng):
-    """Endless batches of sentences of about the same length: (T, B) ids, padded, and lengths."""
-    while True:
-        order = rng.permutation(len(pairs))
-        for pool in np.array_split(order, max(1, len(pairs) // (50 * size))):
-            pool = sorted(pool, key=lambda n: len(pairs[n][0]))
-            starts = np.arange(0, len(pool), size)
-            for start in rng.permutation(starts):
-                yield [pairs[n] for n in pool[start : start + size]]
+def as_text(model, ids):
+    """What was written, without words that the model does not know."""
+    text = model.target_vocabulary.decode(ids[ids != model.target_vocabulary.unknown_id])
+    return re.sub(r"(['\u2019]) ", r"\1", text)
 
 
-# ---------------------------------------------------------------- the model
+def bleu(texts, references):
+    """sacrebleu's figure, small and capital letters alike; sources may have several translations."""
+    try:
+        from sacrebleu import corpus_bleu
+    except ImportError:
+        return float("nan")
+    columns = [[r[n] if n < len(r) else None for r in references] for n in range(max(map(len, references)))]
+    return corpus_bleu(texts, columns, lowercase=True, force=True).score
 
 
-class Translator(fs.nn.Module):
-    def __init__(self, source_size, target_size, embedding, hidden, dropout, rng):
-        self.source = fs.nn.Embedding(source_size, embedding, padding_idx=PAD, rng=rng)
-        self.target = fs.nn.Embedding(target_size, embedding, padding_idx=PAD, rng=rng)
-        self.encoder = fs.nn.LSTM(embedding, hidden // 2, bidirectional=True, rng=rng)
-        self.decoder = fs.nn.AttentionDecoder(embedding, hidden, hidden, rng=rng)
-        self.head = fs.nn.Linear(hidden, target_size, rng=rng)
-        self.dropout = fs.nn.Dropout(dropout, rng=rng)
+def compare_beams(model, held_out, split):
+    """Prints how good greedy translations and those of beam search are, and how often the latter are at least as likely."""
+    def search(beams, penalty):
+        found = in_batches(model, held_out, lambda *source: beam_search(model, *source, beams=beams, max_length=LONGEST, length_penalty=penalty))
+        return [best for (best,) in found]
 
-    def encode(self, source, lengths):
-        """The memory (S, B, hidden), and the two directions' last states side by side: where the decoder begins."""
-        memory, (h, c) = self.encoder(self.dropout(self.source(source)), lengths=lengths)
-        return self.dropout(memory), tuple(fs.concatenate([s[0], s[1]], axis=1) for s in (h, c))
-
-    def forward(self, source, source_lengths, target, target_lengths):
-        """What the decoder says at each step, given all right words before it (T, B, hidden); the head makes words of it."""
-        memory, state = self.encode(source, source_lengths)
-        x = self.dropout(self.target(target))
-        outputs, _ = self.decoder(x, memory, state, lengths=target_lengths, memory_lengths=source_lengths)
-        return self.dropout(outputs)
-
-    def translate(self, source, lengths, most=40):
-        """The likeliest word each time, until all have ended: ids and attention weights, a list for each sentence."""
-        memory, state = self.encode(source, lengths)
-        memory = self.decoder.start(memory, lengths)
-        last, ids, weights = np.full(source.shape[1], START), [], []
-        while len(ids) < most and not (ids and (np.stack(ids) == END).any(axis=0).all()):
-            output, state, a = self.decoder.step(self.target(last), memory, state, return_weights=True)
-            last = self.head(output).argmax(-1)
-            ids.append(last)
-            weights.append(a)
-        ids, weights = np.stack(ids, axis=1), np.stack(weights, axis=1)
-        ends = [(*np.flatnonzero(row == END), most - 1)[0] + 1 for row in ids]
-        return [row[:end].tolist() for row, end in zip(ids, ends, strict=True)], [a[:end] for a, end in zip(weights, ends, strict=True)]
+    greedy = search(1, 0.0)
+    for name, found in (("greedy", greedy), ("4 beams", search(4, 0.0)), ("4 beams, log-probability per token", search(4, 1.0))):
+        texts = [as_text(model, h.ids) for h in found]
+        exact = np.mean([split(text) in map(split, right) for text, right in zip(texts, held_out.values(), strict=True)])
+        likely = np.mean([h.log_prob >= g.log_prob for h, g in zip(found, greedy, strict=True)])
+        print(f"{name}: BLEU {bleu(texts, list(held_out.values())):.1f}, {exact:.1%} exact, {likely:.1%} at least as likely as greedy")
 
 
-def prepared(batch):
-    """(source, its lengths, target one step late, its lengths, target)."""
-    source, source_lengths = fs.nn.pad_sequences([s for s, _ in batch], padding_value=PAD)
-    late, target_lengths = fs.nn.pad_sequences([[START, *t[:-1]] for _, t in batch], padding_value=PAD)
-    wanted, _ = fs.nn.pad_sequences([t for _, t in batch], padding_value=PAD)
-    return source, source_lengths, late, target_lengths, wanted
-
-
-def loss_of(model, batch):
-    source, source_lengths, late, target_lengths, wanted = prepared(batch)
-    outputs = model(fs.Tensor(source), source_lengths, fs.Tensor(late), target_lengths)
-    return fs.functional.linear_cross_entropy(
-        outputs.reshape(-1, outputs.shape[2]), model.head.weight, model.head.bias, wanted.reshape(-1), ignore_index=PAD)
-
-
-def train(model, pairs, steps, lr, rng):
-    adam, average = fs.optim.Adam(model.parameters(), lr=lr), None
-    batch, bar = batches(pairs, 64, rng), tqdm(range(steps), desc="training", unit="step", disable=None)
-    for step in bar:
-        adam.param_groups[0]["lr"] = lr * min(1.0, 2 * (1 - step / steps))  # falls in the second half
-        loss = loss_of(model, next(batch))
-        adam.zero_grad()
-        loss.backward()
-        fs.optim.clip_grad_norm(model.parameters(), 1.0)
-        adam.step()
-        average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
-        bar.set_postfix_str(f"loss {average:.3f}", refresh=False)
-    return average
-
-
-def measure(model, pairs):
-    """On held-out pairs: mean loss and share of right tokens, given all right ones before; share of exact translations."""
-    losses, right, count, exact = 0.0, 0, 0, 0
-    answers = {}
-    for source, target in pairs:
-        answers.setdefault(tuple(source), []).append(target)
-    for start in range(0, len(pairs), 250):
-        batch = pairs[start : start + 250]
-        source, source_lengths, late, target_lengths, wanted = prepared(batch)
-        logits = model.head(model(source, source_lengths, late, target_lengths))
-        asked = wanted != PAD
-        losses += float(fs.functional.cross_entropy(logits[asked], wanted[asked], reduction="sum"))
-        right, count = right + int((logits.argmax(-1) == wanted)[asked].sum()), count + int(asked.sum())
-        found, _ = model.translate(source, source_lengths)
-        exact += sum(ids in answers[tuple(s)] for (s, _), ids in zip(batch, found, strict=True))
-    return losses / count, right / count, exact / len(pairs)
+def draw(model, source, path):
+    """The map of one translation: what the decoder looked at when it wrote each token."""
+    ids = model.source_vocabulary.encode(source)[:, None]
+    (written,) = generate(model, ids, max_length=LONGEST, temperature=0)
+    print("drawn:", as_text(model, written))
+    inputs, _, _ = model.teacher(written[:, None])
+    _, weights = model(ids, inputs, return_weights=True)
+    try:
+        target = [*(model.target_vocabulary.tokens[n] for n in written), "</s>"]
+        fs.plot.attention(weights[:, 0], source, target).figure.savefig(path, dpi=120)
+        print(f"wrote {path}")
+    except ImportError:
+        print('no picture, for matplotlib is missing: pip install "fastseq-kernels[plot]"')
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", help="a file of pairs, tab between the two, .gz or not (default: dates, which it makes)")
-    parser.add_argument("--steps", type=int, default=3 if QUICK else 600, help="of training (default %(default)s)")
-    parser.add_argument("--hidden", type=int, default=32 if QUICK else 128, help="units of encoder and decoder (default %(default)s)")
-    parser.add_argument("--dropout", type=float, default=0.0, help="while training (default %(default)s)")
+    parser.add_argument("--cell", choices=["lstm", "gru", "transformer"], default="lstm")
+    parser.add_argument("--attention", choices=["additive", "dot", "bilinear", "none", "fed"], default="additive", help="of lstm and gru (default %(default)s)")
+    parser.add_argument("--hidden", type=int, default=32 if QUICK else 256, help="units (default %(default)s)")
+    parser.add_argument("--epochs", type=int, help="(default 10; dates 4)")
+    parser.add_argument("--lr", type=float, default=2e-3, help="learning rate at its highest (default %(default)s)")
+    parser.add_argument("--checkpoint", help="a file to keep the training in, and to go on from")
     parser.add_argument("--sentence", help="what to draw the map of (default: a held-out one)")
-    parser.add_argument("--output", default="translation.png", help="the picture (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
-    rng = np.random.default_rng(0)
-    tokens = words if options.data else list
-    pairs = sentences(options.data) if options.data else dates(500 if QUICK else 10_000, rng)
-    training, held_out = split(pairs, 50 if QUICK else 1000, rng)
-    vocabularies = [Vocabulary([tokens(pair[n]) for pair in training], 2 if options.data else 1) for n in (0, 1)]
-    encoded = [[tuple(v.encode(tokens(text)) for v, text in zip(vocabularies, pair, strict=True)) for pair in part] for part in (training, held_out)]
-    model = Translator(*(len(v.tokens) for v in vocabularies), options.hidden // 2, options.hidden, options.dropout, rng)
-    print(f"{len(training)} pairs to train on, {len(held_out)} held out; {sum(p.size for p in model.parameters())} parameters")
+    rng = np.random.default_rng(options.seed)
+    split = words if options.data else list
+    pairs = [line.split("\t")[:2] for line in read_text(options.data).splitlines()] if options.data else dates(300 if QUICK else 8000, rng)
+    pairs = [(tuple(split(source)), split(target), target) for source, target in pairs]
+    training, held_out = hold_out(pairs, 20 if QUICK else 1000, rng)
+    kept = {"separator": " ", "min_count": 2} if options.data else {"separator": ""}
+    vocabularies = [
+        fs.models.Vocabulary.from_texts([source for source, _, _ in training], **kept),
+        fs.models.Vocabulary.from_texts([target for _, target, _ in training], start="<s>", stop="</s>", **kept),
+    ]
+    attention = {"none": None, "fed": None}.get(options.attention, options.attention)
+    size = {"embedding_size": options.hidden, "hidden_size": 4 * options.hidden, "num_layers": 2} if options.cell == "transformer" else {
+        "embedding_size": options.hidden // 2, "hidden_size": options.hidden, "attention": attention, "input_feeding": options.attention != "none"}
+    model = fs.models.Seq2Seq(*vocabularies, **size, cell=options.cell, dropout=0.3 if options.data else 0.0, rng=rng)
+    print(f"{len(training)} pairs to train on, {len(held_out)} sources held out; {sum(p.size for p in model.parameters())} parameters")
 
-    loss = train(model.train(), encoded[0], options.steps, 3e-3, rng)
-    model.eval()
-    print("loss while training {:.3f}; held out: loss {:.3f}, {:.1%} of tokens right, {:.1%} of translations exact".format(loss, *measure(model, encoded[1])))
+    epochs = options.epochs or (1 if QUICK else 10 if options.data else 4)
+    encoded = tuple([v.encode(pair[n]) for pair in training] for n, v in enumerate(vocabularies))
+    batches = fs.training.BucketBatches(encoded, batch_size=64, rng=rng)
+    adam = fs.optim.Adam(model.parameters(), lr=options.lr)
+    schedule = fs.optim.WarmupCosine(adam, epochs * len(batches), min(200, len(batches) // 2))
+    history = fs.training.fit(model, batches, optimizer=adam, schedule=schedule, epochs=epochs, max_norm=1.0, checkpoint=options.checkpoint)
+    print(f"trained for {history.seconds:.0f} s, loss {history['loss'][-1]:.3f}")
 
-    shown = [held_out[n] for n in rng.choice(len(held_out), 6, replace=False)]
-    if options.sentence:
-        shown[0] = options.sentence, ""
-    read = [vocabularies[0].encode(tokens(source)) for source, _ in shown]
-    found, weights = model.translate(*fs.nn.pad_sequences(read, padding_value=PAD))
-    written = [vocabularies[1].decode(ids) for ids in found]
-    for (source, target), text in zip(shown, written, strict=True):
-        print(f"  {source}  ->  {(' ' if options.data else '').join(text[:-1])}" + f"  ({target})" * bool(target))
-    try:
-        source = [*tokens(shown[0][0]), "<end>"]
-        fs.plot.attention(weights[0][:, : len(source)], source, written[0]).figure.savefig(options.output, dpi=120)
-        print(f"wrote {options.output}")
-    except ImportError:
-        print('no picture, for matplotlib is missing: pip install "fastseq-kernels[plot]"')
+    compare_beams(model, held_out, split)
+    for source in list(held_out)[:6]:
+        (written,) = generate(model, vocabularies[0].encode(source)[:, None], max_length=LONGEST, temperature=0)
+        print(f"  {kept['separator'].join(source)}  ->  {as_text(model, written)}  ({held_out[source][0]})")
+    if options.cell != "transformer" and attention:
+        draw(model, split(options.sentence) if options.sentence else next(source for source in held_out if len(source) > 7), "translation.png")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,13 @@ if not EXAMPLES:
     pytest.skip("the examples are not beside the tests", allow_module_level=True)
 
 #: What an example leaves in the folder that it is run in.
-WRITES = {"audio_stream.py": "audio_stream.wav", "gradient_flow.py": "gradient_flow.png", "toy_self_attention.py": "toy_self_attention.png",
-          "translation.py": "translation.png"}
+WRITES = {
+    "audio_stream.py": "audio_stream.wav",
+    "gradient_flow.py": "gradient_flow.png",
+    "phonemes.py": "phonemes.png",
+    "toy_self_attention.py": "toy_self_attention.png",
+    "translation.py": "translation.png",
+}
 
 
 def run(path, folder, *options):
@@ -35,4 +40,4 @@ def test_example_runs(path, tmp_path):
 def test_example_says_what_it_does(path, tmp_path):
     result = run(path, tmp_path, "--help")
     assert result.returncode == 0, result.stderr
-    assert "--steps" in result.stdout
+    assert "--steps" in result.stdout or "--epochs" in result.stdout
