@@ -5,6 +5,7 @@ import pytest
 
 import fastseq as fs
 from fastseq import models
+from fastseq.models import language_model
 
 CELLS = ["lstm", "gru", "rnn", "mut1", "mut2", "mut3"]
 
@@ -79,8 +80,10 @@ def test_language_model_drops_while_training_only(model):
 
 
 @pytest.mark.parametrize("tie_weights", [False, True])
+@pytest.mark.parametrize("kept_logits", [0, 2**24])
 @pytest.mark.parametrize("cell", [*CELLS, "transformer"])
-def test_the_loss_is_the_mean_cross_entropy_and_trains_every_parameter(cell, tie_weights):
+def test_the_loss_is_the_mean_cross_entropy_and_trains_every_parameter(cell, tie_weights, kept_logits, monkeypatch):
+    monkeypatch.setattr(language_model, "_KEPT_LOGITS", kept_logits)
     model = models.LanguageModel("abcde ", 8, 8, cell=cell, heads=2, num_layers=2, tie_weights=tie_weights, max_length=5, rng=0)
     ids, targets = ids_of(model), ids_of(model, seed=1)
     targets[2:, 1] = -100
