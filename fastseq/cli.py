@@ -11,7 +11,9 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -175,9 +177,9 @@ def _text(path: str | None) -> tuple[str, str]:
 def _fit(arguments: argparse.Namespace, name: str, text: str) -> tuple[Any, Any]:
     """Train a new model as the arguments say; it and the result."""
     from fastseq import models
-    from fastseq.training import trainer
+    from fastseq.training import character_model
 
-    options = trainer.TrainingOptions(
+    options = character_model.CharacterOptions(
         epochs=arguments.epochs,
         seconds=arguments.seconds,
         batch_size=arguments.batch_size,
@@ -193,15 +195,20 @@ def _fit(arguments: argparse.Namespace, name: str, text: str) -> tuple[Any, Any]
         dropout=arguments.dropout,
         rng=arguments.seed,
     )
-    _check_writable(arguments.output)
+    for path in filter(None, (arguments.output, arguments.checkpoint)):
+        _check_writable(path)
     ids = model.vocabulary.encode(text)
     cut = len(ids) - max(2, round(len(ids) * PART_HELD_OUT))
     _to_stderr(
         f"{name}: {len(ids):,} characters, {len(model.vocabulary)} distinct; the last {len(ids) - cut:,} are held out; "
         f"{sum(p.size for p in model.parameters()):,} parameters"
     )
-    with _progress_bar(options) as show:
-        result = trainer.Trainer(model, ids[:cut], ids[cut:], options, path=arguments.output, on_step=show).run()
+    if arguments.checkpoint and os.path.exists(arguments.checkpoint):
+        _to_stderr(f"going on from {arguments.checkpoint}")
+    with _status_line() as show:
+        result = character_model.train_character_model(
+            model, ids[:cut], ids[cut:], options, path=arguments.output, checkpoint=arguments.checkpoint, on_step=show
+        )
     return model, result
 
 
@@ -209,9 +216,9 @@ def _check_writable(path: str) -> None:
     """Find out before the training, not after it, that the model cannot be written."""
     folder = os.path.dirname(os.path.realpath(path))
     if os.path.isdir(path):
-        raise CommandError(f"{path}: expected a file to write the model to, got a folder")
+        raise CommandError(f"{path}: expected a file to write to, got a folder")
     if not os.path.isdir(folder):
-        raise CommandError(f"{path}: there is no folder {folder} to write the model to")
+        raise CommandError(f"{path}: there is no folder {folder} to write to")
     if not os.access(folder, os.W_OK):
         raise CommandError(f"{path}: the folder {folder} cannot be written to")
 
@@ -231,32 +238,25 @@ def _language_model(path: str) -> Any:
 
 
 @contextlib.contextmanager
-def _progress_bar(options: Any) -> Iterator[Any]:
-    """A function for `on_step` that shows progress on standard error: a bar on a terminal, a line per look otherwise."""
-    from tqdm import tqdm
-
-    bar = tqdm(
-        total=1.0,
-        disable=None,
-        file=sys.stderr,
-        dynamic_ncols=True,
-        leave=False,
-        bar_format="{percentage:3.0f} %|{bar}| {elapsed}{postfix}",
-    )
-    looked = -1.0
+def _status_line() -> Iterator[Any]:
+    """A function for `on_step` that shows progress on standard error: a line that changes on a terminal, a line per look otherwise."""
+    on_terminal, looked, shown = sys.stderr.isatty(), -1.0, 0.0
 
     def show(progress: Any) -> None:
-        nonlocal looked
-        if bar.disable:
-            if progress.held_out_bits == progress.held_out_bits and progress.held_out_bits != looked:
-                looked = progress.held_out_bits
-                _to_stderr(f"{100 * progress.share:3.0f} % {_figures(progress)}")
-        else:
-            bar.set_postfix_str(_figures(progress), refresh=False)
-            bar.update(progress.share - bar.n)
+        nonlocal looked, shown
+        line = f"{100 * progress.share:3.0f} % {_figures(progress)}"
+        if on_terminal and time.monotonic() - shown > 0.1:
+            shown, columns = time.monotonic(), shutil.get_terminal_size().columns - 1
+            print(f"\r{line:{columns}.{columns}}", end="", file=sys.stderr, flush=True)
+        elif not on_terminal and progress.held_out_bits == progress.held_out_bits and progress.held_out_bits != looked:
+            looked = progress.held_out_bits
+            _to_stderr(line)
 
-    with bar:
+    try:
         yield show
+    finally:
+        if on_terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _figures(progress: Any) -> str:
@@ -315,6 +315,9 @@ def _parser() -> argparse.ArgumentParser:
         "--epochs", type=_positive_float, default=10.0, metavar="N", help="passes over the text (default: %(default)s)"
     )
     train.add_argument("--seconds", type=_positive_float, metavar="N", help="train for so long, in place of --epochs")
+    train.add_argument(
+        "--checkpoint", metavar="FILE", help="keep here all that is needed to go on; if it is there already, the training goes on from it"
+    )
     generate = _command(commands, "generate", _generate, "write text with a model")
     generate.add_argument("model", metavar="MODEL", help="a file that `fastseq train` wrote")
     generate.add_argument("--prompt", default="", metavar="TEXT", help="what the text begins with")
@@ -337,7 +340,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="how long to train (default: %(default)s)",
     )
-    demo.set_defaults(epochs=1.0)
+    demo.set_defaults(epochs=1.0, checkpoint=None)
     for command in (train, demo):
         _add_training_arguments(command)
     for command in (train, generate, demo):

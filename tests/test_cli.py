@@ -137,7 +137,7 @@ def test_an_output_that_cannot_be_written_is_found_before_the_training(tmp_path)
     (tmp_path / "text.txt").write_text(TEXT)
     for output, message in (
         ("nowhere/model", "there is no folder"),
-        (".", "expected a file to write the model to, got a folder"),
+        (".", "expected a file to write to, got a folder"),
     ):
         code, out, err = run("train", "text.txt", "--output", output, folder=tmp_path)
         assert (code, out) == (1, "")
@@ -205,6 +205,28 @@ def test_ctrl_c_keeps_what_was_learnt(tmp_path):
     assert "Traceback" not in err
     assert sorted(os.listdir(tmp_path)) == ["kept", "text.txt"]
     assert isinstance(fs.load(tmp_path / "kept"), fs.models.LanguageModel)
+
+
+def test_a_training_that_was_ended_goes_on_from_its_checkpoint(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    longer = ["--epochs", "30", *TINY[2:], "--dropout", "0.3", "--patience", "100"]
+    code, _, err = run("train", "text.txt", *longer, "--output", "whole", folder=tmp_path)
+    assert code == 0, err
+    parts = ["train", "text.txt", *longer, "--output", "parts", "--checkpoint", "run.checkpoint"]
+    process = command(*parts, folder=tmp_path)
+    while "% loss" not in (line := process.stderr.readline()):  # until after the first look at the held-out text
+        assert line, "the training ended before it could be interrupted"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "Interrupted" in out
+    assert "Traceback" not in err
+    code, out, err = run(*parts, folder=tmp_path)
+    assert code == 0, err
+    assert "Done" in out
+    assert "going on from run.checkpoint" in err
+    whole, parts = (fs.load(tmp_path / name).state_dict() for name in ("whole", "parts"))
+    assert all((array == parts[name]).all() for name, array in whole.items())
 
 
 def test_a_loss_that_is_no_number_is_a_failure_with_one_sentence(tmp_path):

@@ -3,6 +3,7 @@
 from fastseq.models.carried_state import CarriedState
 from fastseq.training.batches import Batch, Batches, BucketBatches, windows
 from fastseq.training.callbacks import Callback, EarlyStopping, Progress
+from fastseq.training.character_model import bits_per_character
 from fastseq.training.checkpoint import Checkpoint
 from fastseq.training.divergence import TrainingDiverged
 from fastseq.training.evaluation import evaluate
@@ -24,6 +25,7 @@ __all__ = [
     "Progress",
     "TextStreams",
     "TrainingDiverged",
+    "bits_per_character",
     "evaluate",
     "fit",
     "windows",

@@ -110,11 +110,10 @@ def fit(
     """
     parts = TrainingState(model, batches, loss, optimizer, epochs, validation, schedule, accumulate, [*callbacks], state)
     check(parts)
-    if progress:
-        parts.callbacks.append(Display())
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
-    with heard_between_steps() as interrupted:
+    with heard_between_steps() as interrupted, Display() as display:
+        parts.callbacks += [display] if progress else []
         return _Loop(parts, math.inf if max_norm is None else max_norm, checkpoint, interrupted).run()
 
 

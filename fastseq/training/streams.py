@@ -74,12 +74,3 @@ class TextStreams:
         targets = self.ids[start + 1 : start + 1 + B * length].reshape(B, length).T
         for t in range(0, length - T + 1, T):
             yield np.ascontiguousarray(inputs[t : t + T]), np.ascontiguousarray(targets[t : t + T])
-
-    def endless(self, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
-        """Pass after pass, each started at another place, with True at the first piece of each."""
-        slack = min(self.sequence_length, len(self.ids) - 1 - self.batch_size * self.sequence_length)
-        while True:
-            first = True
-            for inputs, targets in self.pieces(int(rng.integers(slack + 1))):
-                yield inputs, targets, first
-                first = False
