@@ -16,7 +16,6 @@ import argparse
 import itertools
 import json
 import math
-import re
 import time
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -24,13 +23,13 @@ from typing import Any, Protocol
 import numpy as np
 
 import fastseq as fs
+from examples.kneser_ney import corpus
 from fastseq.models import LanguageModel, Vocabulary
 from fastseq.text import check_text, default_text, read_text
 
 Batch = tuple[np.ndarray, np.ndarray, bool]  # inputs and targets (T, B), and whether the state starts anew
 State = Any
 TURN = 50  # steps before the other library has its turn
-WORD = r"[^\W_]+(?:'[^\W_]+)?|--|[^\w\s]"  # as examples/kneser_ney.py
 
 
 class Learner(Protocol):
@@ -76,9 +75,9 @@ class PyTorchLearner:
     def __init__(self, model: LanguageModel, args: argparse.Namespace) -> None:
         import torch
 
-        from benchmarks.peers.torch_language_model import TorchLanguageModel
+        from benchmarks.peers.torch_language_model import TorchLanguageModel, detached
 
-        self.torch, self.max_norm, self.state = torch, args.max_norm, None
+        self.torch, self.detached, self.max_norm, self.state = torch, detached, args.max_norm, None
         torch.set_num_threads(args.threads)
         torch.manual_seed(args.seed)
         self.model = TorchLanguageModel(model)
@@ -96,7 +95,7 @@ class PyTorchLearner:
         self.torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
         self.adam.step()
         self.schedule.step()
-        self.state = _detached(state)
+        self.state = self.detached(state)
         return float(loss.item())
 
     def logits(self, inputs: np.ndarray, state: State) -> tuple[np.ndarray, State]:
@@ -105,12 +104,6 @@ class PyTorchLearner:
             logits, state = self.model(self.torch.from_numpy(inputs), state)
         self.model.train()
         return logits.numpy(), state
-
-
-def _detached(state: State) -> State:
-    if state is None:
-        return None
-    return tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
 
 
 def held_out_loss(learner: Learner, ids: np.ndarray, window: int | None) -> float:
@@ -194,15 +187,12 @@ def arguments() -> argparse.Namespace:
 
 def read(args: argparse.Namespace) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
     """The vocabulary, and the ids to train on and held out."""
+    if args.words is not None:
+        return corpus(args.text, args.words)
     text = default_text() if args.text is None else read_text(args.text)
     check_text(args.text or "pydoc_data.topics", text)
-    if args.words is None:
-        vocabulary, cut = Vocabulary(text), len(text) - len(text) // 10
-        return vocabulary, vocabulary.encode(text[:cut]), vocabulary.encode(text[cut:])
-    words = re.findall(WORD, text.lower())
-    cut = round(len(words) * 0.95)
-    vocabulary = Vocabulary.from_texts([words[:cut]], size=args.words)
-    return vocabulary, vocabulary.encode(words[:cut]), vocabulary.encode(words[cut:])
+    vocabulary, cut = Vocabulary(text), len(text) - len(text) // 10
+    return vocabulary, vocabulary.encode(text[:cut]), vocabulary.encode(text[cut:])
 
 
 def main() -> None:

@@ -1,11 +1,13 @@
-"""A `LanguageModel` of fastseq in PyTorch's layers, with its weights."""
+"""A `LanguageModel` of fastseq in PyTorch's layers, with its weights, and a training step of either."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+import fastseq as fs
 from fastseq.models import LanguageModel
 
 
@@ -42,3 +44,50 @@ class TorchLanguageModel(torch.nn.Module):
             return self.head(self.transformer(x, mask, is_causal=True)), None
         y, state = self.get_submodule(self.cell)(self.input_dropout(x), state)
         return self.head(self.output_dropout(y)), state
+
+
+Step = Callable[[Any], float]
+
+
+def step_of(model: LanguageModel, rate: float, carry: bool = False) -> Step:
+    """A step of fastseq on (inputs, targets), with `carry` from the state that the call before has left."""
+    parameters, state = list(model.train().parameters()), fs.training.CarriedState() if carry else None
+    adam = fs.optim.Adam(parameters, lr=rate)
+
+    def step(batch: Any) -> float:
+        inputs, *_, targets = batch
+        loss = model.loss(inputs, targets, state)
+        adam.zero_grad()
+        loss.backward()
+        fs.optim.clip_grad_norm(parameters, 1.0)
+        adam.step()
+        return float(loss.item())
+
+    return step
+
+
+def torch_step_of(model: LanguageModel, rate: float, carry: bool = False) -> Step:
+    """Likewise in PyTorch."""
+    twin, state = TorchLanguageModel(model).train(), None
+    adam = torch.optim.Adam(twin.parameters(), lr=rate, fused=True)
+
+    def step(batch: Any) -> float:
+        nonlocal state
+        inputs, *_, targets = map(torch.from_numpy, batch)
+        logits, after = twin(inputs, state)
+        state = detached(after) if carry else None
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
+        adam.step()
+        return float(loss.item())
+
+    return step
+
+
+def detached(state: Any) -> Any:
+    """The state without what it was computed from."""
+    if isinstance(state, tuple):
+        return tuple(part.detach() for part in state)
+    return None if state is None else state.detach()

@@ -1,0 +1,117 @@
+"""GPT: a transformer first learns to write from a text, then to classify sentences, beside the same model without the first part.
+
+Its tokens are subwords learnt from the text. For the second part the head gives way to a linear layer on the state at a sentence's end
+(Radford et al. 2018). Without data it reads Python's help texts, and says whether a line's words are in order or shuffled.
+
+    python examples/gpt.py
+    python examples/gpt.py --data ../shared/data
+"""
+
+import argparse
+import gzip
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import StratifiedKFold
+
+import fastseq as fs
+from fastseq.text import default_text, read_text
+
+QUICK = bool(os.environ.get("FASTSEQ_QUICK"))  # only to see that it runs
+END = "<end>"
+
+
+def novels_and_reviews(folder):
+    """A text, and sentences with their labels: 1 where the review praises a film."""
+    sentences = []
+    for label, name in enumerate(("neg", "pos")):
+        with gzip.open(Path(folder) / "sentiment" / f"rt-polarity.{name}.gz", "rt", encoding="utf-8") as file:
+            sentences += [(line.strip(), label) for line in file]
+    return read_text(Path(folder) / "text" / "bronte.txt.gz"), sentences
+
+
+def help_and_lines(rng):
+    """Python's help texts, and lines of them, every other one with its words shuffled."""
+    text = default_text()[: 30_000 if QUICK else None]
+    lines = [line.split() for line in text.splitlines()]
+    lines = [words for words in lines if 6 <= len(words) <= 16][:4000]
+    return text, [(" ".join(rng.permutation(words) if n % 2 else words), n % 2) for n, words in enumerate(lines)]
+
+
+class Classifier(fs.nn.Module):
+    def __init__(self, language_model, classes, rng=None):
+        self.language_model = language_model
+        self.head = fs.nn.Linear(language_model.embedding.embedding_dim, classes, rng=rng)
+
+    def forward(self, ids, lengths):
+        states, _ = self.language_model.states(ids)
+        return self.head(states[lengths - 1, np.arange(len(lengths))])
+
+
+def build(vocabulary, width, seed):
+    options = {"num_layers": 2, "heads": 4, "dropout": 0.1, "tie_weights": True, "max_length": 128}
+    return fs.models.LanguageModel(vocabulary, width, 4 * width, cell="transformer", rng=seed, **options)
+
+
+def adamw(model, rate, steps):
+    """AdamW, and a schedule with a warm-up in the first tenth."""
+    optimizer = fs.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
+    return {"optimizer": optimizer, "schedule": fs.optim.WarmupCosine(optimizer, steps, steps // 10), "max_norm": 1.0}
+
+
+def pretrain(model, text, epochs, seed):
+    """Learn to write; the perplexity of a subword in the last twentieth, which is read in windows."""
+    ids = model.vocabulary.encode(text)
+    cut = round(0.95 * len(ids))
+    streams = fs.training.TextStreams(ids[:cut], 32, 64, shift=True, rng=seed)
+    history = fs.training.fit(
+        model, streams, epochs=epochs, validation=fs.training.TextStreams(ids[cut:], 8, 64), **adamw(model, 2e-3, epochs * len(streams)))
+    return math.exp(history["validation_loss"][-1])
+
+
+def finetune(language_model, sentences, epochs, rate, seed):
+    """The share of right answers on held-out sentences: a tenth, the first of ten folds."""
+    vocabulary, labels = language_model.vocabulary, np.array([label for _, label in sentences])
+    ids = [np.append(vocabulary.encode(text)[:127], vocabulary.stop_id) for text, _ in sentences]
+    training, held_out = next(StratifiedKFold(10, shuffle=True, random_state=0).split(labels, labels))
+    parts = [([ids[n] for n in part], labels[part]) for part in (training, held_out)]
+    batches = fs.training.BucketBatches(*parts[0], batch_size=32, rng=seed)
+    model = Classifier(language_model, 2, rng=seed)
+
+    def right(model):
+        tests = fs.training.BucketBatches(*parts[1], batch_size=100, shuffle=False)
+        return {"accuracy": sum((model(x, n).argmax(axis=1) == y).sum() for x, n, y in tests) / len(held_out)}
+
+    history = fs.training.fit(
+        model, batches, loss=fs.functional.cross_entropy, epochs=epochs, validation=right, **adamw(model, rate, epochs * len(batches)))
+    return history["accuracy"][-1]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", help="a folder with text/bronte.txt.gz and sentiment/rt-polarity.{pos,neg}.gz")
+    parser.add_argument("--epochs", type=int, default=1 if QUICK else 3, help="of writing (default %(default)s)")
+    parser.add_argument("--fine-epochs", type=int, default=1 if QUICK else 3, help="of classifying (default %(default)s)")
+    parser.add_argument("--width", type=int, default=16 if QUICK else 128, help="of the transformer (default %(default)s)")
+    parser.add_argument("--tokens", type=int, default=300 if QUICK else 4000, help="subwords to learn (default %(default)s)")
+    parser.add_argument("--rate", type=float, default=5e-4, help="of learning to classify (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, masks and batches (default %(default)s)")
+    options = parser.parse_args()
+
+    text, sentences = novels_and_reviews(options.data) if options.data else help_and_lines(np.random.default_rng(options.seed))
+    vocabulary = fs.models.SubwordVocabulary.from_texts([text], size=options.tokens, stop=END)
+    print(f"{len(text):,} characters to read, {len(sentences):,} sentences to classify, {len(vocabulary):,} subwords")
+
+    model = build(vocabulary, options.width, options.seed)
+    print(f"perplexity of a subword: {pretrain(model, text, options.epochs, options.seed):.1f}", flush=True)
+    (ids,) = fs.generation.generate(model, text[:40], max_length=40, temperature=0.7, top_p=0.95, rng=options.seed)
+    print(f"{text[:40]!r} ... {vocabulary.decode(ids)!r}")
+    scratch = finetune(build(vocabulary, options.width, options.seed), sentences, options.fine_epochs, options.rate, options.seed)
+    tuned = finetune(model, sentences, options.fine_epochs, options.rate, options.seed)
+    print(f"sentences classified rightly: {scratch:.1%} from scratch, {tuned:.1%} after reading, {100 * (tuned - scratch):+.1f} points")
+
+
+if __name__ == "__main__":
+    main()
