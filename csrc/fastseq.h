@@ -46,7 +46,9 @@ int fsq_has_openmp(void);
 /* ---------------------------------------------------------------- what both float types share */
 
 /* y = f(x), element by element; the order of this list is part of the interface. */
-typedef enum { FSQ_IDENTITY, FSQ_EXP, FSQ_LOG, FSQ_TANH, FSQ_SIGMOID, FSQ_RELU, FSQ_ERF, FSQ_GELU, FSQ_GELU_TANH } fsq_function;
+typedef enum {
+    FSQ_IDENTITY, FSQ_EXP, FSQ_LOG, FSQ_TANH, FSQ_SIGMOID, FSQ_RELU, FSQ_ERF, FSQ_GELU, FSQ_GELU_TANH, FSQ_SILU, FSQ_SOFTPLUS, FSQ_ELU, FSQ_LEAKY_RELU
+} fsq_function;
 
 /* The first position of an id outside [0, limit), or -1 where there is none. ids (n) */
 ptrdiff_t fsq_ids_find_outside(const int64_t *ids, ptrdiff_t n, int64_t limit);
@@ -188,6 +190,22 @@ typedef struct {
     int tiles;                              /* 1: one query, too, takes the way of many: the same in forward and in backward */
 } fsq_attention_call;
 
+/* ---------------------------------------------------------------- convolution and pooling: what both float types share
+ * One axis: out = floor((before + size + after - dilation (kernel - 1) - 1) / stride) + 1 positions, of which position p sees the elements
+ * p stride - before + i dilation, i < kernel; elements outside x are zeros. `before` and out are given; `after` follows. */
+
+/* A one-dimensional convolution has H = kernel_h = out_h = 1. */
+typedef struct {
+    ptrdiff_t N, groups, C, O;                          /* samples; groups; channels in and out of one group */
+    ptrdiff_t H, W, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
+    ptrdiff_t top, left, out_h, out_w;                  /* rows and columns of zeros before x; the size of y */
+} fsq_conv_call;
+
+/* Elements outside the plane do not count; every window has one inside. */
+typedef struct {
+    ptrdiff_t H, W, kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, out_h, out_w;
+} fsq_max_pool_call;
+
 #define FSQ_REAL float
 #define FSQ_OP(name) name##_f32
 #include "fastseq.h"
@@ -290,11 +308,44 @@ void FSQ_OP(fsq_attention_backward)(const fsq_attention_array *dq, const fsq_att
                                     const FSQ_REAL *dweights, const fsq_attention_call *call, int threads, void *work);
 size_t FSQ_OP(fsq_attention_backward_work)(const fsq_attention_call *call, int threads);
 
+/* ---------------------------------------------------------------- conv
+ * y[n, g O + o, p] = bias[g O + o] + sum over c, i, j of weight[g O + o, c, i, j] x[n, g C + c, what p sees at (i, j)].
+ * x (N, groups C, H, W), weight (groups O, C, kernel_h, kernel_w), bias (groups O) or NULL, y (N, groups O, out_h, out_w).
+ * An element of y is one chain of multiply-adds over (c, i, j), ascending, and the bias after it; a sample's y depends on it and the
+ * parameters only. Backward: dx, dweight, dbias, NULL: not wanted. A sample's dx depends on its dy and the weights only: each output channel's
+ * share is added up first, then the taps. An entry of dweight is one chain over samples and positions.
+ * work: fsq_conv_work bytes for either, bounded whatever the size of the images. */
+void FSQ_OP(fsq_conv_forward)(FSQ_REAL *y, const FSQ_REAL *x, const FSQ_REAL *weight, const FSQ_REAL *bias, const fsq_conv_call *call, int threads,
+                              void *work);
+void FSQ_OP(fsq_conv_backward)(FSQ_REAL *dx, FSQ_REAL *dweight, FSQ_REAL *dbias, const FSQ_REAL *dy, const FSQ_REAL *x, const FSQ_REAL *weight,
+                               const fsq_conv_call *call, int threads, void *work);
+size_t FSQ_OP(fsq_conv_work)(const fsq_conv_call *call, int threads);
+
+/* ---------------------------------------------------------------- max_pool
+ * y (planes, out_h, out_w): the greatest element of each window of x (planes, H, W), NaN if it has one; places, cache, like y: where it
+ * stands in its plane, the first of equal ones. Backward: dx = the sum of dy over the windows whose greatest element this is. */
+void FSQ_OP(fsq_max_pool_forward)(FSQ_REAL *y, int64_t *places, const FSQ_REAL *x, ptrdiff_t planes, const fsq_max_pool_call *call, int threads);
+void FSQ_OP(fsq_max_pool_backward)(FSQ_REAL *dx, const FSQ_REAL *dy, const int64_t *places, ptrdiff_t planes, const fsq_max_pool_call *call,
+                                   int threads);
+
+/* ---------------------------------------------------------------- batch_norm
+ * y = weight (x - mean) / sqrt(variance + eps) + bias for each channel of x (N, C, L); weight (C) and bias (C) may be NULL. mean (C) and
+ * variance (C) are those of the channel over samples and places, out and cache; given = 1: in. y may be x.
+ * Backward: dx, dweight, dbias; NULL: not wanted. given = 1: mean and variance are constants. dx may be dy, not x. */
+void FSQ_OP(fsq_batch_norm_forward)(FSQ_REAL *y, FSQ_REAL *mean, FSQ_REAL *variance, const FSQ_REAL *x, const FSQ_REAL *weight, const FSQ_REAL *bias,
+                                    ptrdiff_t N, ptrdiff_t C, ptrdiff_t L, double eps, int given, int threads);
+void FSQ_OP(fsq_batch_norm_backward)(FSQ_REAL *dx, FSQ_REAL *dweight, FSQ_REAL *dbias, const FSQ_REAL *dy, const FSQ_REAL *x, const FSQ_REAL *mean,
+                                     const FSQ_REAL *variance, const FSQ_REAL *weight, ptrdiff_t N, ptrdiff_t C, ptrdiff_t L, double eps, int given,
+                                     int threads);
+
 /* ---------------------------------------------------------------- pointwise
- * y (n) = f(x (n)); y may be x. FSQ_GELU: x Phi(x); FSQ_GELU_TANH: x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
- * Backward: dx = dy f'(x), from `saved` = y, but for FSQ_LOG, FSQ_ERF and both GELUs saved = x; dx may be dy. */
-void FSQ_OP(fsq_pointwise_forward)(FSQ_REAL *y, const FSQ_REAL *x, ptrdiff_t n, fsq_function function, int threads);
-void FSQ_OP(fsq_pointwise_backward)(FSQ_REAL *dx, const FSQ_REAL *saved, const FSQ_REAL *dy, ptrdiff_t n, fsq_function function, int threads);
+ * y (n) = f(x (n)); y may be x. FSQ_GELU: x Phi(x); FSQ_GELU_TANH: x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2;
+ * FSQ_SILU: x sigmoid(x); FSQ_SOFTPLUS: log(1 + exp(x)); below 0 FSQ_ELU is p (exp(x) - 1) and FSQ_LEAKY_RELU p x, above both are x;
+ * p = `parameter`, which the others do not read.
+ * Backward: dx = dy f'(x), from `saved` = y, but for FSQ_LOG, FSQ_ERF and those after it saved = x; dx may be dy. At a kink: the slope below. */
+void FSQ_OP(fsq_pointwise_forward)(FSQ_REAL *y, const FSQ_REAL *x, ptrdiff_t n, fsq_function function, double parameter, int threads);
+void FSQ_OP(fsq_pointwise_backward)(FSQ_REAL *dx, const FSQ_REAL *saved, const FSQ_REAL *dy, ptrdiff_t n, fsq_function function, double parameter,
+                                    int threads);
 
 /* ---------------------------------------------------------------- bias (its forward is matmul's epilogue)
  * db (N) = the sum over the rows of dy (M, N), first row to last. */

@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from numpy cimport (
-    NPY_ARRAY_CARRAY_RO, NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, PyArray_CheckExact, PyArray_DATA, PyArray_DIM, PyArray_DIMS, PyArray_EMPTY, PyArray_FROM_OTF, PyArray_ISBEHAVED_RO,
+    NPY_ARRAY_CARRAY_RO, NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_CheckExact, PyArray_DATA, PyArray_DIM, PyArray_DIMS, PyArray_EMPTY, PyArray_FROM_OTF, PyArray_ISBEHAVED_RO,
     PyArray_ISCARRAY, PyArray_ISCARRAY_RO, PyArray_NDIM, PyArray_SIZE, PyArray_SimpleNewFromData, PyArray_STRIDE, PyArray_TYPE, import_array, ndarray, npy_intp, set_array_base)
 
 from fastseq._csrc cimport *
@@ -44,7 +44,8 @@ cdef extern from "<pthread.h>" nogil:
 
 # The names of csrc/fastseq.h's fsq_function.
 FUNCTIONS = {"identity": FSQ_IDENTITY, "exp": FSQ_EXP, "log": FSQ_LOG, "tanh": FSQ_TANH, "sigmoid": FSQ_SIGMOID, "relu": FSQ_RELU,
-             "erf": FSQ_ERF, "gelu": FSQ_GELU, "gelu_tanh": FSQ_GELU_TANH}
+             "erf": FSQ_ERF, "gelu": FSQ_GELU, "gelu_tanh": FSQ_GELU_TANH, "silu": FSQ_SILU, "softplus": FSQ_SOFTPLUS, "elu": FSQ_ELU,
+             "leaky_relu": FSQ_LEAKY_RELU}
 cdef str IDENTITY = "identity"
 
 # ---------------------------------------------------------------- memory
@@ -1312,23 +1313,127 @@ cdef ndarray headed_out(ndarray a, fsq_attention_array *view):
     return a
 
 
+# ---------------------------------------------------------------- convolution, pooling, batch norm
+
+cdef fsq_conv_call conv_call(ndarray x, ndarray weight, int groups, window):
+    """x (N, groups C, H, W), weight (groups O, C, kernel)."""
+    cdef fsq_conv_call c
+    c.N, c.groups, c.C, c.O = PyArray_DIM(x, 0), groups, PyArray_DIM(weight, 1), PyArray_DIM(weight, 0) / groups
+    c.H, c.W = PyArray_DIM(x, 2), PyArray_DIM(x, 3)
+    (c.kernel_h, c.kernel_w), (c.stride_h, c.stride_w), (c.dilation_h, c.dilation_w), (c.top, c.left), (c.out_h, c.out_w) = window
+    return c
+
+
+def conv_forward(ndarray x not None, ndarray weight not None, ndarray bias, int groups, window not None):
+    """x (N, groups C, H, W), weight (groups O, C, *kernel), bias (groups O,) or None -> y (N, groups O, *out)."""
+    cdef ndarray a = dense(x), w = dense(weight), b = dense_or_none(bias)
+    cdef fsq_conv_call call = conv_call(a, w, groups, window)
+    cdef ndarray y = empty(PyArray_TYPE(a), (call.N, PyArray_DIM(w, 0), call.out_h, call.out_w))
+    cdef int threads = fsq_threads_get()
+    cdef size_t bytes = conv_work_c(is_single(a), &call, threads)
+    cdef void *work = scratch_take(bytes)
+    with nogil:
+        conv_forward_c(is_single(a), PyArray_DATA(y), PyArray_DATA(a), PyArray_DATA(w), pointer(b), &call, threads, work)
+        scratch_give(work, bytes)
+    return y
+
+
+def conv_backward(ndarray dy not None, ndarray x not None, ndarray weight not None, int groups, window not None, bint need_dx, bint need_dweight,
+                  bint need_dbias):
+    """dx, dweight, dbias (groups O,), None where not needed."""
+    cdef ndarray g = dense(dy), a = dense(x), w = dense(weight)
+    cdef fsq_conv_call call = conv_call(a, w, groups, window)
+    cdef ndarray dx = empty_like(a) if need_dx else None, dweight = empty_like(w) if need_dweight else None
+    cdef ndarray dbias = empty(PyArray_TYPE(a), (PyArray_DIM(w, 0),)) if need_dbias else None
+    cdef int threads = fsq_threads_get()
+    cdef size_t bytes = conv_work_c(is_single(a), &call, threads)
+    cdef void *work = scratch_take(bytes)
+    with nogil:
+        conv_backward_c(is_single(a), pointer(dx), pointer(dweight), pointer(dbias), PyArray_DATA(g), PyArray_DATA(a), PyArray_DATA(w), &call,
+                        threads, work)
+        scratch_give(work, bytes)
+    return dx, dweight, dbias
+
+
+cdef fsq_max_pool_call max_pool_call(npy_intp H, npy_intp W, window):
+    cdef fsq_max_pool_call c
+    c.H, c.W = H, W
+    (c.kernel_h, c.kernel_w), (c.stride_h, c.stride_w), (c.dilation_h, c.dilation_w), (c.padding_h, c.padding_w), (c.out_h, c.out_w) = window
+    return c
+
+
+def max_pool_forward(ndarray x not None, window not None):
+    """x (N, C, H, W) -> y (N, C, *out) and the place of each in its plane, int64."""
+    cdef ndarray a = dense(x)
+    cdef fsq_max_pool_call call = max_pool_call(PyArray_DIM(a, 2), PyArray_DIM(a, 3), window)
+    cdef npy_intp N = PyArray_DIM(a, 0), C = PyArray_DIM(a, 1)
+    cdef ndarray y = empty(PyArray_TYPE(a), (N, C, call.out_h, call.out_w)), places = empty(NPY_INT64, (N, C, call.out_h, call.out_w))
+    cdef int threads = fsq_threads_get()
+    with nogil:
+        max_pool_forward_c(is_single(a), PyArray_DATA(y), <int64_t *>PyArray_DATA(places), PyArray_DATA(a), N * C, &call, threads)
+    return y, places
+
+
+def max_pool_backward(ndarray dy not None, ndarray places not None, tuple shape not None, window not None):
+    """dx of this shape (N, C, H, W)."""
+    cdef ndarray g = dense(dy), p = dense(places), dx = empty(PyArray_TYPE(g), shape)
+    cdef fsq_max_pool_call call = max_pool_call(shape[2], shape[3], window)
+    cdef npy_intp planes = shape[0] * shape[1]
+    cdef int threads = fsq_threads_get()
+    with nogil:
+        max_pool_backward_c(is_single(g), PyArray_DATA(dx), PyArray_DATA(g), <const int64_t *>PyArray_DATA(p), planes, &call, threads)
+    return dx
+
+
+cdef inline npy_intp places_of(ndarray x):
+    """L of x (N, C, L) or (N, C)."""
+    return PyArray_DIM(x, 2) if PyArray_NDIM(x) == 3 else 1
+
+
+def batch_norm_forward(ndarray x not None, ndarray weight, ndarray bias, ndarray mean, ndarray variance, double eps):
+    """x (N, C) or (N, C, L), weight and bias (C,) or None -> y, and mean and variance (C,): the batch's, or those given."""
+    cdef ndarray a = dense(x), w = dense_or_none(weight), b = dense_or_none(bias), y = empty_like(a)
+    cdef npy_intp N = PyArray_DIM(a, 0), C = PyArray_DIM(a, 1), L = places_of(a)
+    cdef bint given = mean is not None
+    cdef ndarray m = dense(mean) if given else empty(PyArray_TYPE(a), (C,)), v = dense(variance) if given else empty(PyArray_TYPE(a), (C,))
+    cdef int threads = fsq_threads_get()
+    with nogil:
+        batch_norm_forward_c(is_single(a), PyArray_DATA(y), PyArray_DATA(m), PyArray_DATA(v), PyArray_DATA(a), pointer(w), pointer(b), N, C, L, eps,
+                             given, threads)
+    return y, m, v
+
+
+def batch_norm_backward(ndarray dy not None, ndarray x not None, ndarray weight, ndarray mean not None, ndarray variance not None, double eps,
+                        bint given, bint need_dx, bint need_dweight, bint need_dbias):
+    """dx, dweight (C,), dbias (C,), None where not needed."""
+    cdef ndarray g = dense(dy), a = dense(x), w = dense_or_none(weight), m = dense(mean), v = dense(variance)
+    cdef npy_intp N = PyArray_DIM(a, 0), C = PyArray_DIM(a, 1), L = places_of(a)
+    cdef ndarray dx = empty_like(a) if need_dx else None
+    cdef ndarray dweight = empty(PyArray_TYPE(a), (C,)) if need_dweight else None, dbias = empty(PyArray_TYPE(a), (C,)) if need_dbias else None
+    cdef int threads = fsq_threads_get()
+    with nogil:
+        batch_norm_backward_c(is_single(a), pointer(dx), pointer(dweight), pointer(dbias), PyArray_DATA(g), PyArray_DATA(a), PyArray_DATA(m),
+                              PyArray_DATA(v), pointer(w), N, C, L, eps, given, threads)
+    return dx, dweight, dbias
+
+
 # ---------------------------------------------------------------- pointwise, softmax, layer_norm, cross_entropy
 
-def pointwise_forward(ndarray x not None, fsq_function function):
+def pointwise_forward(ndarray x not None, fsq_function function, double parameter):
     """y = f(x)."""
     cdef ndarray a = dense(x), y = empty_like(a)
     cdef int threads = fsq_threads_get()
     with nogil:
-        pointwise_forward_c(is_single(a), PyArray_DATA(y), PyArray_DATA(a), PyArray_SIZE(a), function, threads)
+        pointwise_forward_c(is_single(a), PyArray_DATA(y), PyArray_DATA(a), PyArray_SIZE(a), function, parameter, threads)
     return y
 
 
-def pointwise_backward(ndarray saved not None, ndarray dy not None, fsq_function function):
-    """dx = dy f'(x) from `saved` = y, but for log, erf and gelu x."""
+def pointwise_backward(ndarray saved not None, ndarray dy not None, fsq_function function, double parameter):
+    """dx = dy f'(x) from `saved` = y, but for log, erf and those after it x."""
     cdef ndarray s = dense(saved), g = dense(dy), dx = empty_like(s)
     cdef int threads = fsq_threads_get()
     with nogil:
-        pointwise_backward_c(is_single(s), PyArray_DATA(dx), PyArray_DATA(s), PyArray_DATA(g), PyArray_SIZE(s), function, threads)
+        pointwise_backward_c(is_single(s), PyArray_DATA(dx), PyArray_DATA(s), PyArray_DATA(g), PyArray_SIZE(s), function, parameter, threads)
     return dx
 
 

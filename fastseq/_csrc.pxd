@@ -30,6 +30,10 @@ cdef extern from "fastseq.h" nogil:
         FSQ_ERF
         FSQ_GELU
         FSQ_GELU_TANH
+        FSQ_SILU
+        FSQ_SOFTPLUS
+        FSQ_ELU
+        FSQ_LEAKY_RELU
 
     ptrdiff_t fsq_ids_find_outside(const int64_t *ids, ptrdiff_t n, int64_t limit)
     void fsq_philox(uint32_t *out, uint64_t key, const uint32_t *counter)
@@ -132,6 +136,14 @@ cdef extern from "fastseq.h" nogil:
         void *data
         ptrdiff_t batch, head, row
 
+    ctypedef struct fsq_conv_call:
+        ptrdiff_t N, groups, C, O
+        ptrdiff_t H, W, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w
+        ptrdiff_t top, left, out_h, out_w
+
+    ctypedef struct fsq_max_pool_call:
+        ptrdiff_t H, W, kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, out_h, out_w
+
     ctypedef struct fsq_attention_call:
         ptrdiff_t B, heads, kv_heads, Tq, Tk, D, Dv
         double scale
@@ -170,6 +182,13 @@ cdef extern from *:
     #define FSQ_ATTENTION_FORWARD_WORK(...) FSQ_EITHER(fsq_attention_forward_work, __VA_ARGS__)
     #define FSQ_ATTENTION_BACKWARD(...) FSQ_EITHER(fsq_attention_backward, __VA_ARGS__)
     #define FSQ_ATTENTION_BACKWARD_WORK(...) FSQ_EITHER(fsq_attention_backward_work, __VA_ARGS__)
+    #define FSQ_CONV_FORWARD(...) FSQ_EITHER(fsq_conv_forward, __VA_ARGS__)
+    #define FSQ_CONV_BACKWARD(...) FSQ_EITHER(fsq_conv_backward, __VA_ARGS__)
+    #define FSQ_CONV_WORK(...) FSQ_EITHER(fsq_conv_work, __VA_ARGS__)
+    #define FSQ_MAX_POOL_FORWARD(...) FSQ_EITHER(fsq_max_pool_forward, __VA_ARGS__)
+    #define FSQ_MAX_POOL_BACKWARD(...) FSQ_EITHER(fsq_max_pool_backward, __VA_ARGS__)
+    #define FSQ_BATCH_NORM_FORWARD(...) FSQ_EITHER(fsq_batch_norm_forward, __VA_ARGS__)
+    #define FSQ_BATCH_NORM_BACKWARD(...) FSQ_EITHER(fsq_batch_norm_backward, __VA_ARGS__)
     #define FSQ_POINTWISE_FORWARD(...) FSQ_EITHER(fsq_pointwise_forward, __VA_ARGS__)
     #define FSQ_POINTWISE_BACKWARD(...) FSQ_EITHER(fsq_pointwise_backward, __VA_ARGS__)
     #define FSQ_BIAS_BACKWARD(...) FSQ_EITHER(fsq_bias_backward, __VA_ARGS__)
@@ -244,9 +263,24 @@ cdef extern from * nogil:
                                                        const fsq_attention_call *call, int threads, void *work)
     size_t attention_backward_work_c "FSQ_ATTENTION_BACKWARD_WORK"(bint single, const fsq_attention_call *call, int threads)
 
-    void pointwise_forward_c "FSQ_POINTWISE_FORWARD"(bint single, void *y, const void *x, ptrdiff_t n, fsq_function function, int threads)
+    void conv_forward_c "FSQ_CONV_FORWARD"(bint single, void *y, const void *x, const void *weight, const void *bias, const fsq_conv_call *call,
+                                           int threads, void *work)
+    void conv_backward_c "FSQ_CONV_BACKWARD"(bint single, void *dx, void *dweight, void *dbias, const void *dy, const void *x, const void *weight,
+                                             const fsq_conv_call *call, int threads, void *work)
+    size_t conv_work_c "FSQ_CONV_WORK"(bint single, const fsq_conv_call *call, int threads)
+    void max_pool_forward_c "FSQ_MAX_POOL_FORWARD"(bint single, void *y, int64_t *places, const void *x, ptrdiff_t planes,
+                                                   const fsq_max_pool_call *call, int threads)
+    void max_pool_backward_c "FSQ_MAX_POOL_BACKWARD"(bint single, void *dx, const void *dy, const int64_t *places, ptrdiff_t planes,
+                                                     const fsq_max_pool_call *call, int threads)
+    void batch_norm_forward_c "FSQ_BATCH_NORM_FORWARD"(bint single, void *y, void *mean, void *variance, const void *x, const void *weight,
+                                                       const void *bias, ptrdiff_t N, ptrdiff_t C, ptrdiff_t L, double eps, int given, int threads)
+    void batch_norm_backward_c "FSQ_BATCH_NORM_BACKWARD"(bint single, void *dx, void *dweight, void *dbias, const void *dy, const void *x,
+                                                         const void *mean, const void *variance, const void *weight, ptrdiff_t N, ptrdiff_t C,
+                                                         ptrdiff_t L, double eps, int given, int threads)
+    void pointwise_forward_c "FSQ_POINTWISE_FORWARD"(bint single, void *y, const void *x, ptrdiff_t n, fsq_function function, double parameter,
+                                                     int threads)
     void pointwise_backward_c "FSQ_POINTWISE_BACKWARD"(bint single, void *dx, const void *saved, const void *dy, ptrdiff_t n,
-                                                       fsq_function function, int threads)
+                                                       fsq_function function, double parameter, int threads)
     void bias_backward_c "FSQ_BIAS_BACKWARD"(bint single, void *db, const void *dy, ptrdiff_t M, ptrdiff_t N, int threads)
     void softmax_forward_c "FSQ_SOFTMAX_FORWARD"(bint single, void *y, const void *x, ptrdiff_t M, ptrdiff_t N, int threads)
     void softmax_backward_c "FSQ_SOFTMAX_BACKWARD"(bint single, void *dx, const void *y, const void *dy, ptrdiff_t M, ptrdiff_t N, int threads)

@@ -37,6 +37,7 @@ class Case:
     positive: bool = False  # inputs above zero only
     flops: int = 0  # of forward, a multiply-add counted as two; a function of an element as one
     terms: int = 1  # of the longest sum in a result or gradient
+    outputs: int | None = None  # only so many: the others have no gradient
 
     def __str__(self) -> str:
         shapes = ",".join(f"{name}{'x'.join(map(str, shape))}" for name, shape in self.shapes.items())
@@ -67,7 +68,7 @@ class Case:
     def call(self, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
         """The outputs, always as a tuple."""
         outputs = getattr(functional, self.op)(**inputs, **self.options)
-        return outputs if isinstance(outputs, tuple) else (outputs,)
+        return outputs[: self.outputs] if isinstance(outputs, tuple) else (outputs,)
 
     def evaluate(self, inputs: Mapping[str, np.ndarray], upstream: np.random.Generator | None) -> dict[str, np.ndarray]:
         """Every output, and with `upstream` every gradient under random gradients of all outputs at once."""
@@ -114,8 +115,12 @@ def _pointwise() -> Iterator[Case]:
     for op in ("exp", "log", "tanh", "sigmoid", "relu", "erf", "gelu"):
         for shape in [(), (0,), (2, 0, 3), *((n,) for n in WIDTHS), (3, 5, 7)]:
             yield Case(op, {"x": shape}, positive=op == "log", flops=prod(shape))
-    for shape in [(), (0,), *((n,) for n in WIDTHS)]:
-        yield Case("gelu", {"x": shape}, {"approximate": "tanh"}, flops=prod(shape))
+    for op, options in (
+        ("gelu", {"approximate": "tanh"}), ("silu", {}), ("softplus", {}), ("elu", {}), ("elu", {"alpha": 0.3}), ("leaky_relu", {}),
+        ("leaky_relu", {"negative_slope": -0.5}),
+    ):  # fmt: skip
+        for shape in [(), (0,), *((n,) for n in WIDTHS)]:
+            yield Case(op, {"x": shape}, options, flops=prod(shape))
 
 
 def _softmax() -> Iterator[Case]:
@@ -194,6 +199,66 @@ def _embedding() -> Iterator[Case]:
     yield case((0, 3), 5, 4)
     yield case((3,), 5, 0)
     yield case((50,), 1, 3)
+
+
+def conv_case(x: tuple[int, ...], outputs: int, kernel: tuple[int, ...], *, bias: bool = True, groups: int = 1, **options: Any) -> Case:
+    """Convolution of x (N, C, L) or (N, C, H, W)."""
+    shapes = {"x": x, "weight": (outputs, x[1] // groups, *kernel)} | ({"bias": (outputs,)} if bias else {})
+    options |= {"groups": groups} if groups > 1 else {}
+    taps, places = prod(shapes["weight"]), x[0] * prod(x[2:])
+    return Case(f"conv{len(kernel)}d", shapes, options, flops=2 * taps * places, terms=taps + places)
+
+
+def _conv() -> Iterator[Case]:
+    for width in WIDTHS:
+        yield conv_case((2, 3, width), 4, (min(width, 3),))
+        yield conv_case((2, 2, width), 3, (3,), causal=True, dilation=2, bias=False)
+        yield conv_case((2, width, 5), 3, (2,), padding=1)
+        yield conv_case((2, 2, 5), width, (2,), stride=2)
+    yield conv_case((3, 2, 20), 4, (3,), stride=3, padding=2, dilation=2)
+    yield conv_case((3, 2, 20), 4, (4,), padding="same")
+    yield conv_case((2, 6, 9), 4, (3,), groups=2, causal=True)
+    yield conv_case((2, 4, 9), 8, (2,), groups=4, padding="same")
+    yield conv_case((1, 180, 40), 5, (3,))  # more than 512 taps
+    yield conv_case((2, 2, 13000), 2, (3,), padding=1)  # pieces within a sample
+    yield conv_case((0, 2, 9), 3, (3,))
+    for size in ((3, 3), (5, 9), (8, 8), (4, 17)):
+        yield conv_case((3, 2, *size), 4, (3, 3), padding=1)
+        yield conv_case((2, 3, *size), 2, (2, 3), bias=False)
+    yield conv_case((2, 3, 9, 10), 4, (3, 2), stride=(2, 3), padding=(1, 0), dilation=(2, 1))
+    yield conv_case((2, 4, 6, 7), 6, (3, 3), groups=2, padding="same", dilation=2)
+    yield conv_case((2, 3, 7, 5), 4, (1, 1), stride=2)
+    yield conv_case((40, 1, 8, 8), 6, (5, 5), padding=2)
+    yield conv_case((0, 2, 5, 5), 3, (3, 3))
+
+
+def _max_pool() -> Iterator[Case]:
+    def case(x: tuple[int, ...], kernel: Any, **options: Any) -> Case:
+        return Case("max_pool2d", {"x": x}, {"kernel_size": kernel} | options, flops=prod(x), terms=4)
+
+    for width in WIDTHS[1:]:
+        yield case((2, 3, 2, width), 2)
+    yield case((2, 3, 8, 8), 2)
+    yield case((2, 2, 7, 9), (3, 2), stride=(2, 1), padding=1)
+    yield case((2, 2, 9, 9), 2, stride=2, dilation=2)
+    yield case((2, 2, 7, 8), 3, stride=2, ceil_mode=True, padding=1)
+    yield case((0, 2, 4, 4), 2)
+
+
+def _batch_norm() -> Iterator[Case]:
+    def case(x: tuple[int, ...], given: str = "weight bias", **options: Any) -> Case:
+        shapes = {"x": x} | dict.fromkeys(given.split(), x[1:2])
+        return Case("batch_norm", shapes, options, flops=8 * prod(x), terms=8 * prod(x) // max(x[1], 1) + 8, outputs=1)
+
+    for width in WIDTHS:
+        yield case((7, width))
+        yield case((3, 2, width) if width > 1 else (5, 2, width))
+    for given in ("", "weight", "bias"):
+        yield case((5, 3), given)
+        yield case((5, 3, 4), given)
+    yield case((67, 3), eps=0.1)
+    yield case((3, 0))
+    yield case((3, 0, 4))
 
 
 def _linear() -> Iterator[Case]:
@@ -346,5 +411,5 @@ def _lstm() -> Iterator[Case]:
 
 CASES: tuple[Case, ...] = (
     *_pointwise(), *_softmax(), *_cross_entropy(), *_linear_cross_entropy(), *_layer_norm(), *_embedding(), *_linear(), *_matmul(), *_dropout(),
-    *_attention(), *_additive(), *_lstm(),
+    *_attention(), *_additive(), *_lstm(), *_conv(), *_max_pool(), *_batch_norm(),
 )  # fmt: skip

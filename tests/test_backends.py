@@ -8,7 +8,7 @@ import pytest
 import fastseq as fs
 from fastseq import _core, functional
 from fastseq.backends import cpu, reference
-from tests.cases import CASES, Case, additive_case, layer_norm_case, lstm_case, reference_results
+from tests.cases import CASES, Case, additive_case, conv_case, layer_norm_case, lstm_case, reference_results
 from tests.conftest import WAYS, using
 from tests.tolerance import assert_close, assert_same_bits
 
@@ -220,6 +220,11 @@ LAID_OUT = [
     Case("dropout", {"x": (3, 17)}, {"p": 0.4, "seed": 1}),
     additive_case(2, 3, 5, 17, 9, return_weights=True),
     lstm_case(3, 4, 5, 17),
+    conv_case((3, 4, 17), 6, (3,), groups=2, causal=True),
+    conv_case((3, 4, 5, 7), 6, (3, 2)),
+    Case("max_pool2d", {"x": (3, 4, 5, 7)}, {"kernel_size": 2}),
+    Case("batch_norm", {"x": (5, 3, 7), "weight": (3,), "bias": (3,)}, outputs=1),
+    Case("elu", {"x": (3, 17)}),
 ]
 
 
@@ -268,6 +273,14 @@ BIG = [
     additive_case(13, 1, 19, 70, 33),
     lstm_case(9, 13, 20, 70),
     lstm_case(9, 1, 20, 70),
+    conv_case((7, 6, 130), 10, (3,), groups=2, causal=True, dilation=2),
+    conv_case((9, 5, 8, 8), 7, (3, 3), padding=1),
+    conv_case((1, 200, 40), 30, (3,)),
+    conv_case((3, 2, 13000), 4, (3,), stride=2),
+    Case("max_pool2d", {"x": (5, 3, 9, 8)}, {"kernel_size": 2}),
+    Case("batch_norm", {"x": (131, 67), "weight": (67,), "bias": (67,)}, outputs=1),
+    Case("batch_norm", {"x": (13, 7, 33), "weight": (7,), "bias": (7,)}, outputs=1),
+    Case("silu", {"x": (5000,)}),
 ]
 
 
@@ -331,6 +344,11 @@ ROWWISE = [
     Case("linear", {"x": (13, 70), "weight": (37, 70), "bias": (37,)}, {"function": "gelu"}),
     layer_norm_case((13,), 67),
     Case("rms_norm", {"x": (13, 67), "weight": (67,)}),
+    conv_case((13, 4, 33), 6, (3,), groups=2, causal=True),
+    conv_case((13, 2, 8, 8), 5, (3, 3), padding=1),
+    conv_case((13, 2, 6000), 5, (5,), padding=1, stride=2),
+    Case("max_pool2d", {"x": (13, 2, 8, 8)}, {"kernel_size": 2}),
+    Case("softplus", {"x": (13, 67)}),
     Case("cross_entropy", {"logits": (13, 67), "targets": (13,)}, {"reduction": "none"}, ids={"targets": 67}),
     Case("linear_cross_entropy", {"x": (13, 20), "targets": (13,), "weight": (67, 20), "bias": (67,)}, {"reduction": "none"}, ids={"targets": 67}),
 ]

@@ -21,7 +21,8 @@ def test_every_operation_with_a_kernel_has_a_case():
     assert {case.op for case in CASES} == {
         "exp", "log", "tanh", "sigmoid", "relu", "softmax", "log_softmax", "cross_entropy", "embedding", "linear", "matmul",
         "dropout", "lstm", "erf", "gelu", "layer_norm", "rms_norm", "linear_cross_entropy",
-        "scaled_dot_product_attention", "self_attention", "additive_attention",
+        "scaled_dot_product_attention", "self_attention", "additive_attention", "silu", "softplus", "elu", "leaky_relu",
+        "conv1d", "conv2d", "max_pool2d", "batch_norm",
     }  # fmt: skip
     assert len({str(case) for case in CASES}) == len(CASES)
 

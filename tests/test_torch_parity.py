@@ -80,8 +80,15 @@ def torch_function(case):
     if case.op in ("linear", "layer_norm", "rms_norm", "linear_cross_entropy"):
         names = list(case.shapes)
         return lambda *arguments: _composed(case.op, dict(zip(names, arguments, strict=True)), options)
-    if case.op == "gelu":
-        return lambda x: F.gelu(x, **options)
+    if case.op in ("conv1d", "conv2d"):
+        causal = options.pop("causal", False)
+        before = options.get("dilation", 1) * (case.shapes["weight"][-1] - 1) if causal else 0
+        return lambda x, weight, bias=None: getattr(F, case.op)(F.pad(x, (before, 0)), weight, bias, **options)
+    if case.op == "batch_norm":
+        names = list(case.shapes)[1:]
+        return lambda x, *more: F.batch_norm(x, None, None, training=True, **dict(zip(names, more, strict=True)), **options)
+    if case.op in ("gelu", "silu", "softplus", "elu", "leaky_relu", "max_pool2d"):
+        return lambda x: getattr(F, case.op)(x, **options)
     return lambda *arguments: getattr(torch, case.op)(*arguments)
 
 
@@ -109,9 +116,12 @@ def comparable(case):
         return all(n > 0 for shape in case.shapes.values() for n in shape)
     if case.op in ("layer_norm", "rms_norm"):
         return case.shapes["x"][-1] > 0
+    if case.op == "batch_norm":
+        return case.shapes["x"][1] > 0
     return case.op not in _SKIPPED and "dropout_p" not in case.options
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @pytest.mark.parametrize("case", [c for c in CASES if comparable(c)], ids=str)
 def test_values_and_gradients(case, dtype, rng):
     inputs = {name: a.copy() for name, a in case.inputs(rng, dtype).items()}

@@ -1,4 +1,4 @@
-"""exp, log, tanh, sigmoid, erf and GELU of csrc/simd/vmath.h: the errors and special values that stand there, on each instruction set.
+"""exp, expm1 (as ELU), log, tanh, sigmoid, softplus, erf and GELU of csrc/simd/vmath.h: the errors and special values that stand there, on each instruction set.
 
 float64 against mpmath; float32 against NumPy's float64 on a sample (tests/c/vmath_exhaustive.c goes through all 2^32).
 """
@@ -12,8 +12,8 @@ import pytest
 from fastseq.backends import cpu
 
 #: Greatest error in ulp: with fused multiply-adds, and float32 without them. float64 has one bound.
-ULP32 = {"exp": (2, 2), "log": (2, 2), "tanh": (3, 4), "sigmoid": (3, 4), "erf": (3, 3), "gelu": (6, 6)}
-ULP64 = {"exp": 2, "log": 2, "tanh": 4, "sigmoid": 4, "erf": 4, "gelu": 6}
+ULP32 = {"exp": (2, 2), "log": (2, 2), "tanh": (3, 4), "sigmoid": (3, 4), "erf": (3, 3), "gelu": (6, 6), "softplus": (3, 3), "elu": (3, 3)}
+ULP64 = {"exp": 2, "log": 2, "tanh": 4, "sigmoid": 4, "erf": 4, "gelu": 6, "softplus": 3, "elu": 3}
 FUNCTIONS = tuple(ULP32)
 
 #: What comes at 0, -0, inf, -inf, NaN.
@@ -24,6 +24,8 @@ SPECIAL = {
     "sigmoid": (0.5, 0.5, 1.0, 0.0, np.nan),
     "erf": (0.0, -0.0, 1.0, -1.0, np.nan),
     "gelu": (0.0, -0.0, np.inf, -0.0, np.nan),
+    "softplus": (float(np.log(2)), float(np.log(2)), np.inf, 0.0, np.nan),
+    "elu": (0.0, -0.0, np.inf, -1.0, np.nan),
 }
 
 
@@ -36,6 +38,8 @@ WIDE = {
     "sigmoid": lambda x: np.where(x < 0, np.exp(-np.abs(x)), 1) / (1 + np.exp(-np.abs(x))),
     "erf": lambda x: _each(math.erf, x),
     "gelu": lambda x: 0.5 * x * _each(math.erfc, -x / math.sqrt(2)),
+    "softplus": lambda x: np.logaddexp(x, 0),
+    "elu": lambda x: np.where(x < 0, np.expm1(np.minimum(x, 0)), x),
 }
 
 
@@ -63,6 +67,10 @@ def exact(function, x):
         return e / (1 + e) if x < 0 else 1 / (1 + e)
     if function == "gelu":
         return x * mp.erfc(-x / mp.sqrt(2)) / 2 if abs(x) < 100 else max(x, mp.mpf(0))  # mpmath fails at large numbers
+    if function == "softplus":
+        return max(x, mp.mpf(0)) + mp.log1p(mp.exp(-abs(x)))
+    if function == "elu":
+        return mp.expm1(x) if x < 0 else x
     return mp.ninf if function == "log" and x == 0 else getattr(mp, function)(x)
 
 
@@ -77,7 +85,7 @@ def ulp_of(exact_value, dtype):
 def test_float64_against_mpmath(isa, function):
     mp = pytest.importorskip("mpmath")
     x = sample(function, np.float64, 800)
-    y = cpu.pointwise_forward(x, function=function)
+    y = cpu.pointwise_forward(x, function=function, parameter=1.0)
     greatest = mp.mpf(np.finfo(np.float64).max)
     with mp.workdps(60):
         for xi, yi in zip(x, y, strict=True):
@@ -92,7 +100,7 @@ def test_float64_against_mpmath(isa, function):
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_float32_against_float64(isa, function):
     x = sample(function, np.float32, 200_000)
-    y = cpu.pointwise_forward(x, function=function).astype(np.float64)
+    y = cpu.pointwise_forward(x, function=function, parameter=1.0).astype(np.float64)
     with np.errstate(over="ignore", under="ignore", divide="ignore"):
         wide = x.astype(np.float64)
         want = WIDE[function](wide) if function in WIDE else getattr(np, function)(wide)
@@ -109,7 +117,7 @@ def test_float32_against_float64(isa, function):
 def test_special_values(isa, function, dtype):
     x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan], dtype)
     want = np.array([*SPECIAL[function], np.nan], dtype)
-    y = cpu.pointwise_forward(x, function=function)
+    y = cpu.pointwise_forward(x, function=function, parameter=1.0)
     np.testing.assert_array_equal(y, want)
     np.testing.assert_array_equal(np.signbit(y[:4][want[:4] == 0]), np.signbit(want[:4][want[:4] == 0]))
 
@@ -122,16 +130,17 @@ def test_every_nan_stays_one(isa, dtype, function):
     infinities = np.array([[np.inf], [-np.inf]], dtype).view(unsigned)
     nans = (infinities | payloads).view(dtype)
     assert np.isnan(nans).all()
-    assert np.isnan(cpu.pointwise_forward(nans, function=function)).all()
+    assert np.isnan(cpu.pointwise_forward(nans, function=function, parameter=1.0)).all()
 
 
 def test_underflow_is_gradual(isa, dtype):
     info = np.finfo(dtype)
     x = np.linspace(np.log(info.tiny), np.log(info.smallest_subnormal), 50).astype(dtype)
-    for function in ("exp", "sigmoid"):
-        y = cpu.pointwise_forward(x, function=function)
+    for function in ("exp", "sigmoid", "softplus"):
+        y = cpu.pointwise_forward(x, function=function, parameter=1.0)
         assert np.all((y > 0) & (y <= info.tiny * (1 + 1000 * info.eps)))  # the logarithm was rounded
         assert np.all(np.diff(y) <= 0)
         assert len(np.unique(y)) > 40
     tiny = np.array([info.smallest_subnormal, -3 * info.smallest_subnormal, info.tiny], dtype)
     np.testing.assert_array_equal(cpu.pointwise_forward(tiny, function="tanh"), tiny)
+    np.testing.assert_array_equal(cpu.pointwise_forward(tiny, function="elu", parameter=1.0), tiny)

@@ -18,6 +18,9 @@
 #include "attention_decoder.c"
 #include "attention.c"
 #include "embedding.c"
+#include "conv.c"
+#include "max_pool.c"
+#include "batch_norm.c"
 #include "optim.c"
 #include "fingerprint.c"
 
@@ -81,6 +84,10 @@ const FSQ_FN(kernels) ALL_TABLE(FSQ_ISA) = {
     .pointwise_forward[FSQ_ERF] = pointwise_forward_erf,
     .pointwise_forward[FSQ_GELU] = pointwise_forward_gelu,
     .pointwise_forward[FSQ_GELU_TANH] = pointwise_forward_gelu_tanh,
+    .pointwise_forward[FSQ_SILU] = pointwise_forward_silu,
+    .pointwise_forward[FSQ_SOFTPLUS] = pointwise_forward_softplus,
+    .pointwise_forward[FSQ_ELU] = pointwise_forward_elu,
+    .pointwise_forward[FSQ_LEAKY_RELU] = pointwise_forward_leaky_relu,
     .pointwise_backward[FSQ_IDENTITY] = pointwise_backward_identity,
     .pointwise_backward[FSQ_EXP] = pointwise_backward_exp,
     .pointwise_backward[FSQ_LOG] = pointwise_backward_log,
@@ -90,7 +97,20 @@ const FSQ_FN(kernels) ALL_TABLE(FSQ_ISA) = {
     .pointwise_backward[FSQ_ERF] = pointwise_backward_erf,
     .pointwise_backward[FSQ_GELU] = pointwise_backward_gelu,
     .pointwise_backward[FSQ_GELU_TANH] = pointwise_backward_gelu_tanh,
+    .pointwise_backward[FSQ_SILU] = pointwise_backward_silu,
+    .pointwise_backward[FSQ_SOFTPLUS] = pointwise_backward_softplus,
+    .pointwise_backward[FSQ_ELU] = pointwise_backward_elu,
+    .pointwise_backward[FSQ_LEAKY_RELU] = pointwise_backward_leaky_relu,
     .bias_backward = bias_backward,
+    .conv_columns = conv_columns,
+    .conv_add = conv_add,
+    .conv_store = conv_store,
+    .conv_load = conv_load,
+    .conv_sum = conv_sum,
+    .max_pool_forward = max_pool_forward,
+    .max_pool_backward = max_pool_backward,
+    .batch_norm_forward = batch_norm_forward,
+    .batch_norm_backward = batch_norm_backward,
     .softmax_forward = softmax_forward,
     .softmax_backward = softmax_backward,
     .log_softmax_forward = log_softmax_forward,

@@ -100,6 +100,18 @@ typedef struct {
     ptrdiff_t rows, N;
 } layer_norm_back_rows;
 
+/* Samples [sample, sample_end), output positions [from, to) of each: some columns of a convolution (ops/conv.c). */
+typedef struct { ptrdiff_t sample, sample_end, from, to; } conv_piece;
+
+/* Both ways of batch norm (fastseq.h): NULL for what is not wanted or not there. */
+typedef struct {
+    real *y, *mean, *variance, *dx, *dweight, *dbias;
+    const real *x, *weight, *bias, *dy;
+    ptrdiff_t N, C, L;
+    real eps;
+    int given;
+} batch_norm_call;
+
 typedef struct FSQ_FN(kernels) {
     int lanes;                                  /* VL */
     double flops_per_ns;                        /* of the register tile on one core, roughly: for the choice of threads */
@@ -160,9 +172,21 @@ typedef struct FSQ_FN(kernels) {
     void (*attention_scores_backward)(real *dp, const real *p, const real *delta, real scale, ptrdiff_t keys, ptrdiff_t queries);
     void (*attention_row_backward)(real *p, real *ds, real lse, real delta, ptrdiff_t n);
     void (*attention_delta)(real *delta, const real *a, ptrdiff_t row_a, const real *b, ptrdiff_t row_b, ptrdiff_t queries, ptrdiff_t n);
+    /* ---- conv.c: taps [k0, k1) of a piece's columns; rows of the product; the sum of a channel */
+    void (*conv_columns)(real *columns, const real *x, const fsq_conv_call *call, const conv_piece *piece, ptrdiff_t k0, ptrdiff_t k1);
+    void (*conv_add)(real *dx, const real *columns, const fsq_conv_call *call, const conv_piece *piece, ptrdiff_t k0, ptrdiff_t k1);
+    void (*conv_store)(real *y, const real *product, const real *bias, const fsq_conv_call *call, const conv_piece *piece);
+    void (*conv_load)(real *rows, const real *dy, const fsq_conv_call *call, const conv_piece *piece);
+    real (*conv_sum)(const real *x, ptrdiff_t samples, ptrdiff_t apart, ptrdiff_t n);
+    /* ---- max_pool.c: whole planes */
+    void (*max_pool_forward)(real *y, int64_t *places, const real *x, const fsq_max_pool_call *call, ptrdiff_t planes);
+    void (*max_pool_backward)(real *dx, const real *dy, const int64_t *places, const fsq_max_pool_call *call, ptrdiff_t planes);
+    /* ---- batch_norm.c: channels [from, to) */
+    void (*batch_norm_forward)(const batch_norm_call *call, ptrdiff_t from, ptrdiff_t to);
+    void (*batch_norm_backward)(const batch_norm_call *call, ptrdiff_t from, ptrdiff_t to);
     /* ---- pointwise.c: n elements, one thread */
-    void (*pointwise_forward[FSQ_GELU_TANH + 1])(real *y, const real *x, ptrdiff_t n);
-    void (*pointwise_backward[FSQ_GELU_TANH + 1])(real *dx, const real *saved, const real *dy, ptrdiff_t n);
+    void (*pointwise_forward[FSQ_LEAKY_RELU + 1])(real *y, const real *x, ptrdiff_t n, real parameter);
+    void (*pointwise_backward[FSQ_LEAKY_RELU + 1])(real *dx, const real *saved, const real *dy, ptrdiff_t n, real parameter);
     /* ---- bias.c: n columns of rows that are dy_row apart */
     void (*bias_backward)(real *db, const real *dy, ptrdiff_t M, ptrdiff_t dy_row, ptrdiff_t n, int add);
     /* ---- softmax.c, cross_entropy.c: whole rows */

@@ -114,7 +114,7 @@ static void decoder_gather(const fsq_team *team, const decoder_backward_run *k) 
             real *dsums = k->dsums + (row + r) * H, *before = k->before + (row + r) * H;
             /* o = tanh(sum) */
             if (k->gradients->doutputs)
-                FSQ_FN(kernels_now)()->pointwise_backward[FSQ_TANH](dsums, (const real *)a->outputs + given, (const real *)k->gradients->doutputs + given, H);
+                FSQ_FN(kernels_now)()->pointwise_backward[FSQ_TANH](dsums, (const real *)a->outputs + given, (const real *)k->gradients->doutputs + given, H, 0);
             else memset(dsums, 0, (size_t)H * sizeof(real));
             if (t) memcpy(before, (const real *)a->both + (order_start(&k->order, t - 1) + r) * width, (size_t)H * sizeof(real));
             else if (a->h_0) memcpy(before, (const real *)a->h_0 + b * H, (size_t)H * sizeof(real));

@@ -124,7 +124,7 @@ static void matmul_empty(const fsq_team *team, const matmul_args *g) {
         for (ptrdiff_t n = 0; n < g->N; n++) g->c[m * g->c_row + n] = g->bias ? g->bias[n] : 0;
     if (g->function != FSQ_IDENTITY)
         for (ptrdiff_t m = 0; m < g->M; m++)
-            FSQ_FN(kernels_now)()->pointwise_forward[g->function](g->c + m * g->c_row, g->c + m * g->c_row, g->N);
+            FSQ_FN(kernels_now)()->pointwise_forward[g->function](g->c + m * g->c_row, g->c + m * g->c_row, g->N, 0);
 }
 
 static void matmul_team(const fsq_team *team, const matmul_args *g, real *work) {

@@ -1,4 +1,4 @@
-/* vmath.h - exp, log, tanh, sigmoid, erf and GELU on the vectors of vec.h.
+/* vmath.h - exp, expm1, log, tanh, sigmoid, softplus, erf and GELU on the vectors of vec.h.
  *
  * For every function: the range, the greatest error in ulp (units of the exact result's last place, a denormal's as it stands), and
  * what comes at +-0, +-infinity and NaN. The tests assert these numbers: float32 over all 2^32 inputs (tests/c/vmath_exhaustive.c),
@@ -136,6 +136,15 @@ FSQ_INLINE vreal vexp(vreal x) {
 /* exp for x <= 0: like vexp there, and cheaper; undefined for x > 0. */
 FSQ_INLINE vreal vexp_down(vreal x) { return vmath_exp_down(vmax(vset1(VMATH_EXP_MIN), x)); }
 
+/* exp(x) - 1 for x <= 0
+ * range: x <= 0, undefined above; -1 from -17.4 (float64: -37.5) on down
+ * ulp: float32 3 with FMA and without; float64 3
+ * -0 -> 0, -inf -> -1, NaN -> NaN */
+FSQ_INLINE vreal vexpm1_down(vreal x) {
+    vreal far = vsub(vexp_down(x), vset1(1));               /* at most 1 / sqrt(2) - 1: nothing cancels */
+    return vselect(vlt(x, vset1(-VMATH_LN2 / 2)), far, vmath_expm1_near(x));
+}
+
 /* sigmoid
  * range: all; gradual underflow below -log(1 / least normal)
  * ulp: float32 3 with FMA, 4 without; float64 4
@@ -174,6 +183,16 @@ FSQ_INLINE vreal vlog(vreal x) {
     vreal y = vsub(vmul(n, vset1(VMATH_LN2_HI)), vsub(vsub(half_f2, rest), f));
     y = vselect(vlt(x, vset1((real)INFINITY)), y, x);       /* infinity and NaN stay */
     return vselect(vle(x, vzero()), vselect(veq(x, vzero()), vset1(-(real)INFINITY), vset1((real)NAN)), y);
+}
+
+/* softplus(x) = log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|))
+ * range: all; gradual underflow as exp's
+ * ulp: float32 3 with FMA and without; float64 3
+ * +-0 -> log 2, inf -> inf, -inf -> 0, NaN -> NaN */
+FSQ_INLINE vreal vsoftplus(vreal x) {
+    vreal e = vexp_down(vfrombits(vi_or(vbits(x), vbits(vset1((real)-0.0))))), above = vadd(vset1(1), e);   /* exp(-|x|) */
+    vreal lost = vsub(e, vsub(above, vset1(1)));            /* what the sum rounded away, first order: log(a + d) = log(a) + d / a */
+    return vadd(vmax(vzero(), x), vadd(vlog(above), vdiv(lost, above)));    /* in this order of operands a NaN passes */
 }
 
 /* (a + K) M(a), M(a) = Phi(-a) / exp(-a^2 / 2), for q = (a - K) / (a + K), 0 <= a <= VMATH_MILLS_MAX. */

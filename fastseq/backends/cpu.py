@@ -16,6 +16,7 @@ from fastseq import _core
 from fastseq.backends.attention import AttentionOptions
 from fastseq.backends.attention_decoder import DecoderWeights
 from fastseq.backends.recurrent import Noise, Weights
+from fastseq.backends.window import Window
 
 Array = np.ndarray
 
@@ -77,14 +78,14 @@ def bias_backward(dy: Array) -> Array:
 # ---------------------------------------------------------------- pointwise
 
 
-def pointwise_forward(x: Array, *, function: str) -> Array:
-    """f of each element; function: exp, log, tanh, sigmoid, relu, erf, gelu, gelu_tanh."""
-    return _core.pointwise_forward(x, _FUNCTIONS[function])
+def pointwise_forward(x: Array, *, function: str, parameter: float = 0.0) -> Array:
+    """f of each element; function: exp, log, tanh, sigmoid, relu, erf, gelu, gelu_tanh, silu, softplus, elu, leaky_relu (with parameter)."""
+    return _core.pointwise_forward(x, _FUNCTIONS[function], parameter)
 
 
-def pointwise_backward(saved: Array, dy: Array, *, function: str) -> Array:
-    """dy f'(x), from `saved` = y, but for log, erf and gelu `saved` = x."""
-    return _core.pointwise_backward(saved, dy, _FUNCTIONS[function])
+def pointwise_backward(saved: Array, dy: Array, *, function: str, parameter: float = 0.0) -> Array:
+    """dy f'(x), from `saved` = y, but for log, erf and those after it `saved` = x."""
+    return _core.pointwise_backward(saved, dy, _FUNCTIONS[function], parameter)
 
 
 # ---------------------------------------------------------------- softmax and cross entropy
@@ -189,6 +190,55 @@ def additive_attention_backward(
 ) -> tuple[Array, Array, Array, Array, Array]:
     """dq, dk, dv, du and dL/d(scores + mask)."""
     return _core.additive_attention_backward(q, k, v, u, weights, dy, dweights, key_lengths)
+
+
+# ---------------------------------------------------------------- convolution, pooling, batch norm
+
+
+def conv_forward(x: Array, weight: Array, bias: Array | None, *, groups: int, window: Window) -> Array:
+    """y (N, O, *out) of x (N, C, H, W) and weight (O, C / groups, *kernel): each position sees `window` of x, zeros outside."""
+    return _core.conv_forward(x, weight, bias, groups, window)
+
+
+def conv_backward(
+    dy: Array, x: Array, weight: Array, *, groups: int, window: Window, need_dx: bool = True, need_dweight: bool = True, need_dbias: bool = True
+) -> tuple[Array | None, Array | None, Array | None]:
+    """dx, dweight and dbias, None where they are not asked for."""
+    return _core.conv_backward(dy, x, weight, groups, window, need_dx, need_dweight, need_dbias)
+
+
+def max_pool_forward(x: Array, *, window: Window) -> tuple[Array, Array]:
+    """The greatest element of each window of x (N, C, H, W), and where it is in its plane, row by row."""
+    return _core.max_pool_forward(x, window)
+
+
+def max_pool_backward(dy: Array, places: Array, shape: tuple[int, ...], *, window: Window) -> Array:
+    """dx of this shape: dy where the greatest elements were."""
+    return _core.max_pool_backward(dy, places, shape, window)
+
+
+def batch_norm_forward(
+    x: Array, weight: Array | None, bias: Array | None, *, mean: Array | None = None, variance: Array | None = None, eps: float
+) -> tuple[Array, Array, Array]:
+    """y, and the mean and variance (C,) of each channel of x (N, C) or (N, C, L): the batch's, or those given."""
+    return _core.batch_norm_forward(x, weight, bias, mean, variance, eps)
+
+
+def batch_norm_backward(
+    dy: Array,
+    x: Array,
+    weight: Array | None,
+    mean: Array,
+    variance: Array,
+    *,
+    eps: float,
+    given: bool,
+    need_dx: bool = True,
+    need_dweight: bool = True,
+    need_dbias: bool = True,
+) -> tuple[Array | None, Array | None, Array | None]:
+    """dx, dweight and dbias, None where they are not asked for; `given`: the moments are constants, not the batch's."""
+    return _core.batch_norm_backward(dy, x, weight, mean, variance, eps, given, need_dx, need_dweight, need_dbias)
 
 
 # ---------------------------------------------------------------- embedding

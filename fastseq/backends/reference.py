@@ -5,7 +5,7 @@ Its functions have the signatures of `cpu.py`: arrays are validated, inputs are 
 x_t, h_t, c_t are rows of a batch here, so W x is written x W^T. In each backward function the forward line that is
 differentiated stands above the lines that do it. The recurrent cells are in `reference_recurrent.py`, attention is in
 `reference_attention.py` and `reference_additive.py`, softmax and its losses are in `reference_softmax.py`, layer norm is in `reference_norm.py`,
-the attention decoder is in `reference_decoder.py`.
+the attention decoder is in `reference_decoder.py`, convolution, pooling and batch norm are in `reference_conv.py`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,14 @@ from fastseq.backends import reference_recurrent
 from fastseq.backends.recurrent import Noise, Weights, gates_of
 from fastseq.backends.reference_additive import additive_attention_backward, additive_attention_forward  # noqa: F401
 from fastseq.backends.reference_attention import attention_backward, attention_forward  # noqa: F401
+from fastseq.backends.reference_conv import (  # noqa: F401
+    batch_norm_backward,
+    batch_norm_forward,
+    conv_backward,
+    conv_forward,
+    max_pool_backward,
+    max_pool_forward,
+)
 from fastseq.backends.reference_decoder import (  # noqa: F401
     attention_decoder_backward,
     attention_decoder_forward,
@@ -63,6 +71,11 @@ def _gelu_tanh(x: Array) -> Array:
     return np.where(x == -np.inf, x.dtype.type(-0.0), x * reference_recurrent.sigmoid(2 * inner))
 
 
+def _silu(x: Array) -> Array:
+    """X sigmoid(x); -0 at -infinity, where it tends to."""
+    return np.where(x == -np.inf, x.dtype.type(-0.0), x * reference_recurrent.sigmoid(x))
+
+
 _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda x: x,
     "exp": np.exp,
@@ -73,6 +86,13 @@ _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "erf": lambda x: _each(math.erf, x),
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
+    "silu": _silu,
+    "softplus": lambda x: np.logaddexp(x, x.dtype.type(0)),
+}
+
+_WITH_PARAMETER: dict[str, Callable[[Array, float], Array]] = {
+    "elu": lambda x, p: np.where(x < 0, x.dtype.type(p) * np.expm1(np.minimum(x, 0)), x),
+    "leaky_relu": lambda x, p: np.where(x < 0, x.dtype.type(p) * x, x),
 }
 
 
@@ -100,14 +120,16 @@ def bias_backward(dy: Array) -> Array:
 # ---------------------------------------------------------------- pointwise
 
 
-def pointwise_forward(x: Array, *, function: str) -> Array:
-    """F of each element; function: exp, log, tanh, sigmoid, relu, erf, gelu, gelu_tanh."""
+def pointwise_forward(x: Array, *, function: str, parameter: float = 0.0) -> Array:
+    """F of each element; function: exp, log, tanh, sigmoid, relu, erf, gelu, gelu_tanh, silu, softplus, elu, leaky_relu (with parameter)."""
     with np.errstate(all="ignore"):  # infinities and NaN are answers here
+        if function in _WITH_PARAMETER:
+            return np.array(_WITH_PARAMETER[function](x, parameter))
         return np.array(_FUNCTIONS[function](x))
 
 
-def pointwise_backward(saved: Array, dy: Array, *, function: str) -> Array:
-    """Dy f'(x), from `saved` = y, but for log, erf and gelu `saved` = x."""
+def pointwise_backward(saved: Array, dy: Array, *, function: str, parameter: float = 0.0) -> Array:
+    """Dy f'(x), from `saved` = y, but for log, erf and those after it `saved` = x."""
     with np.errstate(all="ignore"):
         if function == "exp":  # y = exp(x)
             return dy * saved
@@ -121,6 +143,15 @@ def pointwise_backward(saved: Array, dy: Array, *, function: str) -> Array:
             return np.where(saved > 0, dy, dy.dtype.type(0))
         if function == "erf":  # y = erf(x)
             return dy * dy.dtype.type(2 / math.sqrt(math.pi)) * np.exp(-saved * saved)
+        if function == "elu":  # y = x, or below 0 p (exp(x) - 1); at 0 the derivative from below
+            return np.where(saved > 0, dy, dy * dy.dtype.type(parameter) * np.exp(np.minimum(saved, 0)))
+        if function == "leaky_relu":  # y = x, or below 0 p x; at 0 the derivative from below
+            return np.where(saved > 0, dy, dy * dy.dtype.type(parameter))
+        if function == "softplus":  # y = log(1 + exp(x))
+            return dy * reference_recurrent.sigmoid(saved)
+        if function == "silu":  # y = x sigmoid(x); beyond 800 the derivative is 0 or 1
+            x = np.clip(saved, -800, 800)
+            return dy * reference_recurrent.sigmoid(x) * (1 + x * reference_recurrent.sigmoid(-x))
         x = np.clip(saved, -40, 40)  # beyond, the derivatives of both forms of gelu are 0 or 1
         if function == "gelu":  # y = x Phi(x)
             phi = np.exp(-x * x / 2) / math.sqrt(2 * math.pi)

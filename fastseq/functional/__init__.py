@@ -4,6 +4,18 @@ One file per operation. Each validates, calls the backend of its arrays, and rec
 the forward one. Nothing here converts a dtype: float32 with float64 raises, and only Python numbers adapt.
 """
 
+from fastseq.functional.activations import (
+    elu,
+    hardtanh,
+    leaky_relu,
+    logsigmoid,
+    mish,
+    relu6,
+    selu,
+    silu,
+    softplus,
+    softsign,
+)
 from fastseq.functional.additive_attention import (
     additive_attention,
     additive_attention_backward,
@@ -20,6 +32,8 @@ from fastseq.functional.attention_decoder import (
     attention_decoder_backward,
     attention_decoder_forward,
 )
+from fastseq.functional.batch_norm import batch_norm
+from fastseq.functional.conv import conv1d, conv2d
 from fastseq.functional.cross_entropy import cross_entropy
 from fastseq.functional.decoder_memory import DecoderMemory, decoder_memory
 from fastseq.functional.dropout import dropout
@@ -41,6 +55,7 @@ from fastseq.functional.linear_cross_entropy import (
 from fastseq.functional.losses import l1_loss, mse_loss
 from fastseq.functional.lstm import lstm, lstm_backward, lstm_forward
 from fastseq.functional.matmul import linear, matmul, pack
+from fastseq.functional.max_pool import max_pool2d
 from fastseq.functional.mut import mut, mut_backward, mut_forward
 from fastseq.functional.pointwise import erf, exp, gelu, log, relu, sigmoid, tanh
 from fastseq.functional.recurrent import Noise
@@ -61,11 +76,15 @@ __all__ = [
     "attention_decoder",
     "attention_decoder_backward",
     "attention_decoder_forward",
+    "batch_norm",
     "concatenate",
+    "conv1d",
+    "conv2d",
     "cross_entropy",
     "decoder_memory",
     "div",
     "dropout",
+    "elu",
     "embedding",
     "erf",
     "exp",
@@ -73,22 +92,27 @@ __all__ = [
     "gru",
     "gru_backward",
     "gru_forward",
+    "hardtanh",
     "l1_loss",
     "layer_norm",
     "layer_norm_backward",
     "layer_norm_forward",
+    "leaky_relu",
     "linear",
     "linear_cross_entropy",
     "linear_cross_entropy_backward",
     "linear_cross_entropy_forward",
     "log",
     "log_softmax",
+    "logsigmoid",
     "lstm",
     "lstm_backward",
     "lstm_forward",
     "matmul",
     "max",
+    "max_pool2d",
     "mean",
+    "mish",
     "mse_loss",
     "mul",
     "mut",
@@ -98,6 +122,7 @@ __all__ = [
     "pack",
     "pow",
     "relu",
+    "relu6",
     "reshape",
     "rms_norm",
     "rms_norm_backward",
@@ -112,8 +137,12 @@ __all__ = [
     "self_attention",
     "self_attention_backward",
     "self_attention_forward",
+    "selu",
     "sigmoid",
+    "silu",
     "softmax",
+    "softplus",
+    "softsign",
     "split",
     "stack",
     "sub",

@@ -110,6 +110,14 @@ def integer(name: str, value: Any, low: int, high: int) -> int:
     return number
 
 
+def sizes(name: str, value: Any, axes: int, low: int) -> tuple[int, ...]:
+    """An integer for each axis from one integer or as many as there are axes."""
+    many = tuple(value) if isinstance(value, tuple | list) else (value,) * axes
+    if len(many) != axes:
+        raise ValueError(f"{name}: expected {'one integer' if axes == 1 else f'an integer or {axes} of them'}, got {value!r}")
+    return tuple(integer(name, number, low, MOST_ELEMENTS) for number in many)
+
+
 def boolean(name: str, value: Any, array_hint: str = "") -> bool:
     """True or False, NumPy's too, 0 or 1; `array_hint` ends the sentence for an array."""
     if type(value) is bool:
@@ -203,6 +211,15 @@ def not_negative(name: str, value: Any) -> float:
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
     if not 0.0 <= value < math.inf:
         raise ValueError(f"{name}: expected a number of at least 0, got {value}")
+    return float(value)
+
+
+def number(name: str, value: Any) -> float:
+    """A finite number."""
+    if not isinstance(value, float | int | np.floating | np.integer) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: expected a finite number, got {value}")
     return float(value)
 
 

@@ -6,18 +6,19 @@ from fastseq.autograd import Array, ArrayOrTensor, Tensor, result
 from fastseq.backends import backend_of
 from fastseq.functional import _check
 
-_FROM_X = ("log", "erf", "gelu", "gelu_tanh")
+_FROM_Y = ("exp", "tanh", "sigmoid", "relu")
 
 
-def _pointwise(x: ArrayOrTensor, function: str) -> ArrayOrTensor:
+def pointwise(x: ArrayOrTensor, function: str, parameter: float = 0.0) -> ArrayOrTensor:
+    """One of the functions that the backends know, recorded."""
     values = _check.floats("x", x)
     backend = backend_of(values)
-    y = backend.pointwise_forward(values, function=function)
-    # Most derivatives are simplest in terms of y: exp' = y, tanh' = 1 - y^2, sigmoid' = y (1 - y).
-    saved = values if function in _FROM_X else y
+    y = backend.pointwise_forward(values, function=function, parameter=parameter)
+    # Some derivatives are simplest in terms of y: exp' = y, tanh' = 1 - y^2, sigmoid' = y (1 - y).
+    saved = y if function in _FROM_Y else values
 
     def backward(dy: Array) -> tuple[Array]:
-        return (backend.pointwise_backward(saved, dy, function=function),)
+        return (backend.pointwise_backward(saved, dy, function=function, parameter=parameter),)
 
     return result(y, (x,), backward, function)
 
@@ -45,7 +46,7 @@ def exp(x: ArrayOrTensor) -> ArrayOrTensor:
     >>> fs.functional.exp(np.zeros(2))
     array([1., 1.])
     """
-    return _pointwise(x, "exp")
+    return pointwise(x, "exp")
 
 
 def log(x: ArrayOrTensor) -> ArrayOrTensor:
@@ -71,7 +72,7 @@ def log(x: ArrayOrTensor) -> ArrayOrTensor:
     >>> fs.functional.log(np.ones(2))
     array([0., 0.])
     """
-    return _pointwise(x, "log")
+    return pointwise(x, "log")
 
 
 def tanh(x: ArrayOrTensor) -> ArrayOrTensor:
@@ -97,7 +98,7 @@ def tanh(x: ArrayOrTensor) -> ArrayOrTensor:
     >>> fs.functional.tanh(np.zeros(2))
     array([0., 0.])
     """
-    return _pointwise(x, "tanh")
+    return pointwise(x, "tanh")
 
 
 def sigmoid(x: ArrayOrTensor) -> ArrayOrTensor:
@@ -123,7 +124,7 @@ def sigmoid(x: ArrayOrTensor) -> ArrayOrTensor:
     >>> fs.functional.sigmoid(np.zeros(2))
     array([0.5, 0.5])
     """
-    return _pointwise(x, "sigmoid")
+    return pointwise(x, "sigmoid")
 
 
 def relu(x: ArrayOrTensor) -> ArrayOrTensor:
@@ -149,7 +150,7 @@ def relu(x: ArrayOrTensor) -> ArrayOrTensor:
     >>> fs.functional.relu(np.array([-1.0, 2.0]))
     array([0., 2.])
     """
-    return _pointwise(x, "relu")
+    return pointwise(x, "relu")
 
 
 def erf(x: ArrayOrTensor) -> ArrayOrTensor:
@@ -175,7 +176,7 @@ def erf(x: ArrayOrTensor) -> ArrayOrTensor:
     >>> fs.functional.erf(np.array([0.0, np.inf]))
     array([0., 1.])
     """
-    return _pointwise(x, "erf")
+    return pointwise(x, "erf")
 
 
 def gelu(x: ArrayOrTensor, approximate: str = "none") -> ArrayOrTensor:
@@ -206,7 +207,7 @@ def gelu(x: ArrayOrTensor, approximate: str = "none") -> ArrayOrTensor:
     array([0.    , 0.8413])
     """
     _check.choice("approximate", approximate, ("none", "tanh"))
-    return _pointwise(x, "gelu" if approximate == "none" else "gelu_tanh")
+    return pointwise(x, "gelu" if approximate == "none" else "gelu_tanh")
 
 
 for _function in (exp, log, tanh, sigmoid, relu, erf, gelu):

@@ -1,10 +1,11 @@
-"""Sequential, ModuleList and ModuleDict: modules that hold others under numbers or names."""
+"""Sequential, Residual, ModuleList and ModuleDict: modules that hold others under numbers or names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from fastseq.nn._inputs import real_input
 from fastseq.nn.module import Module
 
 
@@ -108,6 +109,31 @@ class Sequential(ModuleList):
     def from_configuration(cls, configuration: dict[str, Any]) -> Module:
         """A new container of the same modules."""
         return cls(*configuration["modules"])
+
+
+class Residual(Sequential):
+    """x + F(x), F being the modules called one after the other: a residual block (He et al. 2015).
+
+    Parameters
+    ----------
+    *modules : Module
+        The last one's result has the shape of x.
+
+    Examples
+    --------
+    >>> import numpy as np, fastseq as fs
+    >>> block = fs.nn.Residual(fs.nn.LayerNorm(4), fs.nn.Linear(4, 4), fs.nn.ReLU())
+    >>> block(np.ones((5, 4), np.float32)).shape
+    (5, 4)
+    """
+
+    def forward(self, x: Any) -> Any:
+        """The sum of x and what the modules make of it."""
+        y = super().forward(x)
+        x = real_input(x, y.dtype, "x")
+        if y.shape != x.shape:
+            raise ValueError(f"x: expected the shape that the modules return, {y.shape}, got {x.shape}")
+        return x + y
 
 
 class ModuleDict(Module):

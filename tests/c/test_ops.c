@@ -46,6 +46,8 @@ enum { lengths_count = sizeof lengths / sizeof lengths[0] };
 
 /* ---------------------------------------------------------------- pointwise */
 
+static const double parameter = 0.25;                       /* exact in both types */
+
 static wide function_of(wide x, fsq_function f) {
     switch (f) {
         case FSQ_EXP: return expl(x);
@@ -56,6 +58,10 @@ static wide function_of(wide x, fsq_function f) {
         case FSQ_ERF: return erfl(x);
         case FSQ_GELU: return x * erfcl(-x * sqrtl(0.5L)) / 2;
         case FSQ_GELU_TANH: return x / (1 + expl(-2 * sqrtl(2 / acosl(-1)) * (x + 0.044715L * x * x * x)));
+        case FSQ_SILU: return x / (1 + expl(-x));
+        case FSQ_SOFTPLUS: return log1pl(expl(x));
+        case FSQ_ELU: return x < 0 ? parameter * expm1l(x) : x;
+        case FSQ_LEAKY_RELU: return x < 0 ? parameter * x : x;
         default: return x;
     }
 }
@@ -73,27 +79,31 @@ static wide derivative_of(wide saved, wide dy, fsq_function f) {
             wide scale = 2 * sqrtl(2 / acosl(-1)), p = 1 / (1 + expl(-scale * (saved + 0.044715L * saved * saved * saved)));
             return dy * (p + saved * p * (1 - p) * scale * (1 + 3 * 0.044715L * saved * saved));
         }
+        case FSQ_SILU: return dy * (1 + saved / (1 + expl(saved))) / (1 + expl(-saved));
+        case FSQ_SOFTPLUS: return dy / (1 + expl(-saved));
+        case FSQ_ELU: return saved > 0 ? dy : dy * parameter * expl(saved);
+        case FSQ_LEAKY_RELU: return saved > 0 ? dy : dy * parameter;
         default: return dy;
     }
 }
 
 static void test_pointwise(void) {
-    for (int f = FSQ_IDENTITY; f <= FSQ_GELU_TANH; f++)
+    for (int f = FSQ_IDENTITY; f <= FSQ_LEAKY_RELU; f++)
         for (int l = 0; l < lengths_count; l++) {
             ptrdiff_t n = lengths[l];
             real *x = random_reals(n, f == FSQ_LOG ? 0.01 : -6, 6), *y = reals(n), *dx = reals(n), *dy = random_reals(n, -1, 1), *one = reals(1);
-            FSQ_FN(pointwise_forward)(y, x, n, (fsq_function)f, check_threads);
+            FSQ_FN(pointwise_forward)(y, x, n, (fsq_function)f, parameter, check_threads);
             const real *saved = f == FSQ_LOG || f >= FSQ_ERF ? x : y;
-            FSQ_FN(pointwise_backward)(dx, saved, dy, n, (fsq_function)f, check_threads);
+            FSQ_FN(pointwise_backward)(dx, saved, dy, n, (fsq_function)f, parameter, check_threads);
             for (ptrdiff_t i = 0; i < n; i++) {
                 CHECK_WITH(near(y[i], function_of(x[i], (fsq_function)f), f == FSQ_GELU_TANH ? 60 : 7, 0), "function %d of %a is %a", f, (double)x[i], (double)y[i]);
                 CHECK_WITH(near(dx[i], derivative_of(saved[i], dy[i], (fsq_function)f), f == FSQ_ERF ? 40 : 4, 4), "derivative %d at %a is %a", f, (double)x[i], (double)dx[i]);
-                FSQ_FN(pointwise_forward)(one, x + i, 1, (fsq_function)f, 1);
+                FSQ_FN(pointwise_forward)(one, x + i, 1, (fsq_function)f, parameter, 1);
                 CHECK(same_bits(one, y + i, 1));                              /* the place in the array does not matter */
             }
             real *inplace = copy_of(x, n), *dinplace = copy_of(dy, n);
-            FSQ_FN(pointwise_forward)(inplace, inplace, n, (fsq_function)f, check_threads);
-            FSQ_FN(pointwise_backward)(dinplace, saved, dinplace, n, (fsq_function)f, check_threads);
+            FSQ_FN(pointwise_forward)(inplace, inplace, n, (fsq_function)f, parameter, check_threads);
+            FSQ_FN(pointwise_backward)(dinplace, saved, dinplace, n, (fsq_function)f, parameter, check_threads);
             CHECK(same_bits(inplace, y, n) && same_bits(dinplace, dx, n));
             check_free_all();
         }
@@ -111,10 +121,14 @@ static void test_special_values(void) {
         [FSQ_ERF] = {(real)0.0, (real)-0.0, 1, -1, nan, LEAST, -LEAST},
         [FSQ_GELU] = {(real)0.0, (real)-0.0, INF, (real)-0.0, nan, LEAST, (real)-0.0},
         [FSQ_GELU_TANH] = {(real)0.0, (real)-0.0, INF, (real)-0.0, nan, LEAST, (real)-0.0},
+        [FSQ_SILU] = {(real)0.0, (real)-0.0, INF, (real)-0.0, nan, LEAST, (real)-0.0},
+        [FSQ_SOFTPLUS] = {(real)0.6931471805599453094L, (real)0.6931471805599453094L, INF, 0, nan, (real)0.6931471805599453094L, (real)0.6931471805599453094L},
+        [FSQ_ELU] = {(real)0.0, (real)-0.0, INF, (real)-0.25, nan, LEAST, (real)-0.0},
+        [FSQ_LEAKY_RELU] = {(real)0.0, (real)-0.0, INF, -INF, nan, LEAST, (real)-0.0},
     };
-    for (int f = FSQ_IDENTITY; f <= FSQ_GELU_TANH; f++) {
+    for (int f = FSQ_IDENTITY; f <= FSQ_LEAKY_RELU; f++) {
         real y[7];
-        FSQ_FN(pointwise_forward)(y, x, 7, (fsq_function)f, check_threads);
+        FSQ_FN(pointwise_forward)(y, x, 7, (fsq_function)f, parameter, check_threads);
         for (int i = 0; i < 7; i++) {
             CHECK_WITH(near(y[i], expected[f][i], 1, 0), "function %d of %a is %a", f, (double)x[i], (double)y[i]);
             if (y[i] == 0 && f != FSQ_RELU && x[i] != LEAST) CHECK(!signbit(y[i]) == !signbit(expected[f][i]));

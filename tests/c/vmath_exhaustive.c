@@ -1,4 +1,4 @@
-/* vmath_exhaustive.c - exp, log, tanh, sigmoid, erf and GELU in float32 on every instruction set of this machine against libm in double, over
+/* vmath_exhaustive.c - exp, expm1 below 0, log, tanh, sigmoid, softplus, erf and GELU in float32 on every instruction set of this machine against libm in double, over
  * all 2^32 inputs, or over each `step`-th and all around the powers of two:
  *     vmath_exhaustive [step [threads]]       about 10 minutes with step 1 on 2 threads
  * Fails where an error is above the numbers of csrc/simd/vmath.h, or a NaN, infinity or sign of zero is wrong. The double reference is
@@ -13,10 +13,10 @@
 #include "fastseq.h"
 #include "kernels/kernels.h"
 
-enum { BLOCK = 1 << 12, FUNCTIONS = 6 };
+enum { BLOCK = 1 << 12, FUNCTIONS = 8 };
 static const struct { const char *name; fsq_function function; double ulp_fma, ulp; } contract[FUNCTIONS] = {
     {"exp", FSQ_EXP, 2, 2}, {"log", FSQ_LOG, 2, 2}, {"tanh", FSQ_TANH, 3, 4}, {"sigmoid", FSQ_SIGMOID, 3, 4},
-    {"erf", FSQ_ERF, 3, 3}, {"gelu", FSQ_GELU, 6, 6}};
+    {"erf", FSQ_ERF, 3, 3}, {"gelu", FSQ_GELU, 6, 6}, {"softplus", FSQ_SOFTPLUS, 3, 3}, {"elu", FSQ_ELU, 3, 3}};
 
 typedef struct { double ulp; float at; long wrong; float wrong_at; } worst;
 typedef struct { uint64_t first, end, step; worst found[FUNCTIONS][FSQ_ISA_COUNT]; } part;
@@ -28,6 +28,8 @@ static double reference(fsq_function f, double x) {
         case FSQ_TANH: return tanh(x);
         case FSQ_ERF: return erf(x);
         case FSQ_GELU: return x == -INFINITY ? -0.0 : 0.5 * x * erfc(-x * sqrt(0.5));
+        case FSQ_SOFTPLUS: return x > 0 ? x + log1p(exp(-x)) : log1p(exp(x));
+        case FSQ_ELU: return x < 0 ? expm1(x) : x;
         default: return x < 0 ? exp(x) / (1 + exp(x)) : 1 / (1 + exp(-x));
     }
 }
@@ -60,7 +62,7 @@ static void block(part *p, const float *x, int n) {
     for (int f = 0; f < FUNCTIONS; f++) {
         for (int i = 0; i < n; i++) r[i] = reference(contract[f].function, x[i]);
         for (int isa = 0; fsq_isa_available(isa); isa++) {
-            fsq_kernels_of_f32[isa]->pointwise_forward[contract[f].function](y, x, n);
+            fsq_kernels_of_f32[isa]->pointwise_forward[contract[f].function](y, x, n, 1);
             compare(&p->found[f][isa], x, y, r, n);
         }
     }
