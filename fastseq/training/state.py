@@ -76,8 +76,10 @@ class TrainingState:
         ValueError
             If the training was another one. What comes before the first part that does not fit has then been loaded.
         """
-        if state["settings"] != self._settings():
-            raise ValueError(f"checkpoint: expected one of a training with {self._settings()}, got one with {state['settings']}")
+        own, given = self._settings(), state["settings"]
+        for name in own | given:
+            if own.get(name) != given.get(name):
+                raise ValueError(f"checkpoint: expected one of a training with {name} {own.get(name, 'none')}, got {given.get(name, 'none')}")
         for name, part in self._parts().items():
             if state["parts"][name] is not None:
                 part.load_state_dict(state["parts"][name])
