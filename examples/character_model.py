@@ -70,7 +70,8 @@ def main():
     print(f"{cut:,} characters to train on, {len(ids) - cut:,} held out, {len(vocabulary)} different ones")
     for cell in options.cell:
         model, history = train(cell, vocabulary, ids[:cut], ids[cut:], options)
-        print(f"{cell}: {bits_per_character(model, ids[cut:]):.3f} bits per character after {history.steps} steps, {history.seconds:.0f} s", flush=True)
+        bits = history["bits per character"][-1]
+        print(f"{cell}: {bits:.3f} bits per character after {history.steps} steps, {history.seconds:.0f} s", flush=True)
     print(options.prompt, end="")
     fs.generation.generate(
         model, options.prompt, max_length=300, temperature=0.7, rng=options.seed, on_token=lambda ids: print(vocabulary.decode(ids), end="", flush=True))

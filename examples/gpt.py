@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from kneser_ney import words
 from sklearn.model_selection import StratifiedKFold
 
 import fastseq as fs
@@ -23,21 +24,25 @@ QUICK = bool(os.environ.get("FASTSEQ_QUICK"))  # only to see that it runs
 END = "<end>"
 
 
+def paragraphs(text):
+    """Written as the reviews are: small letters, and spaces between words and signs."""
+    return [" ".join(words(part)) for part in text.split("\n\n") if part.strip()]
+
+
 def novels_and_reviews(folder):
-    """A text, and sentences with their labels: 1 where the review praises a film."""
+    """Paragraphs, and sentences with their labels: 1 where the review praises a film."""
     sentences = []
     for label, name in enumerate(("neg", "pos")):
         with gzip.open(Path(folder) / "sentiment" / f"rt-polarity.{name}.gz", "rt", encoding="utf-8") as file:
             sentences += [(line.strip(), label) for line in file]
-    return read_text(Path(folder) / "text" / "bronte.txt.gz"), sentences
+    return paragraphs(read_text(Path(folder) / "text" / "bronte.txt.gz")), sentences
 
 
 def help_and_lines(rng):
     """Python's help texts, and lines of them, every other one with its words shuffled."""
-    text = default_text()[: 30_000 if QUICK else None]
-    lines = [line.split() for line in text.splitlines()]
-    lines = [words for words in lines if 6 <= len(words) <= 16][:4000]
-    return text, [(" ".join(rng.permutation(words) if n % 2 else words), n % 2) for n, words in enumerate(lines)]
+    texts = paragraphs(default_text()[: 30_000 if QUICK else None])
+    pieces = [text.split()[:16] for text in texts if len(text.split()) >= 6][:4000]
+    return texts, [(" ".join(rng.permutation(piece) if n % 2 else piece), n % 2) for n, piece in enumerate(pieces)]
 
 
 class Classifier(fs.nn.Module):
@@ -47,7 +52,8 @@ class Classifier(fs.nn.Module):
 
     def forward(self, ids, lengths):
         states, _ = self.language_model.states(ids)
-        return self.head(states[lengths - 1, np.arange(len(lengths))])
+        inside = np.arange(len(ids))[:, None] < lengths
+        return self.head((states * (inside / lengths)[:, :, None].astype(np.float32)).sum(axis=0))
 
 
 def build(vocabulary, width, seed):
@@ -61,9 +67,14 @@ def adamw(model, rate, steps):
     return {"optimizer": optimizer, "schedule": fs.optim.WarmupCosine(optimizer, steps, steps // 10), "max_norm": 1.0}
 
 
-def pretrain(model, text, epochs, seed):
+def encoded(vocabulary, text):
+    """Between two ends, as paragraphs stand in the text that is read first."""
+    return np.array([vocabulary.stop_id, *vocabulary.encode(text)[:126], vocabulary.stop_id])
+
+
+def pretrain(model, texts, epochs, seed):
     """Learn to write; the perplexity of a subword in the last twentieth, which is read in windows."""
-    ids = model.vocabulary.encode(text)
+    ids = model.vocabulary.encode(END.join(texts))
     cut = round(0.95 * len(ids))
     streams = fs.training.TextStreams(ids[:cut], 32, 64, shift=True, rng=seed)
     history = fs.training.fit(
@@ -74,7 +85,7 @@ def pretrain(model, text, epochs, seed):
 def finetune(language_model, sentences, epochs, rate, seed):
     """The share of right answers on held-out sentences: a tenth, the first of ten folds."""
     vocabulary, labels = language_model.vocabulary, np.array([label for _, label in sentences])
-    ids = [np.append(vocabulary.encode(text)[:127], vocabulary.stop_id) for text, _ in sentences]
+    ids = [encoded(vocabulary, text) for text, _ in sentences]
     training, held_out = next(StratifiedKFold(10, shuffle=True, random_state=0).split(labels, labels))
     parts = [([ids[n] for n in part], labels[part]) for part in (training, held_out)]
     batches = fs.training.BucketBatches(*parts[0], batch_size=32, rng=seed)
@@ -100,14 +111,14 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of weights, masks and batches (default %(default)s)")
     options = parser.parse_args()
 
-    text, sentences = novels_and_reviews(options.data) if options.data else help_and_lines(np.random.default_rng(options.seed))
-    vocabulary = fs.models.SubwordVocabulary.from_texts([text], size=options.tokens, stop=END)
-    print(f"{len(text):,} characters to read, {len(sentences):,} sentences to classify, {len(vocabulary):,} subwords")
+    texts, sentences = novels_and_reviews(options.data) if options.data else help_and_lines(np.random.default_rng(options.seed))
+    vocabulary = fs.models.SubwordVocabulary.from_texts(texts, size=options.tokens, stop=END)
+    print(f"{sum(map(len, texts)):,} characters to read, {len(sentences):,} sentences to classify, {len(vocabulary):,} subwords")
 
     model = build(vocabulary, options.width, options.seed)
-    print(f"perplexity of a subword: {pretrain(model, text, options.epochs, options.seed):.1f}", flush=True)
-    (ids,) = fs.generation.generate(model, text[:40], max_length=40, temperature=0.7, top_p=0.95, rng=options.seed)
-    print(f"{text[:40]!r} ... {vocabulary.decode(ids)!r}")
+    print(f"perplexity of a subword: {pretrain(model, texts, options.epochs, options.seed):.1f}", flush=True)
+    (ids,) = fs.generation.generate(model, "it was", max_length=40, temperature=0.7, top_p=0.95, rng=options.seed)
+    print(f"it was{vocabulary.decode(ids)}")
     scratch = finetune(build(vocabulary, options.width, options.seed), sentences, options.fine_epochs, options.rate, options.seed)
     tuned = finetune(model, sentences, options.fine_epochs, options.rate, options.seed)
     print(f"sentences classified rightly: {scratch:.1%} from scratch, {tuned:.1%} after reading, {100 * (tuned - scratch):+.1f} points")

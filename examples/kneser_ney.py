@@ -89,14 +89,14 @@ class Order:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", help="UTF-8 text, plain or gzip (default: the help texts of Python)")
-    parser.add_argument("--steps", type=int, default=5, help="orders, from 1 to this (default %(default)s)")
+    parser.add_argument("--order", type=int, default=5, help="from 1 to this (default %(default)s)")
     parser.add_argument("--words", type=int, default=10_000, help="most frequent words that are known (default %(default)s)")
     options = parser.parse_args()
     vocabulary, training, held_out = corpus(options.data, options.words)
     unknown = (held_out == vocabulary.unknown_id).mean()
     print(f"{len(training):,} words to count, {len(held_out):,} held out; {len(vocabulary):,} known, {unknown:.1%} of the held-out ones unknown")
-    model = KneserNey(training, len(vocabulary), options.steps)
-    for order in range(1, options.steps + 1):
+    model = KneserNey(training, len(vocabulary), options.order)
+    for order in range(1, options.order + 1):
         print(f"{order}-gram: perplexity {model.perplexity(held_out, order):.1f}")
 
 

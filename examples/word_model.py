@@ -1,7 +1,7 @@
 """A language model of words: an RNN, GRU, LSTM or a small transformer beside Kneser-Ney n-grams, by perplexity on one held-out text.
 
     python examples/word_model.py
-    python examples/word_model.py --data book.txt.gz --cell gru --epochs 5
+    python examples/word_model.py --data book.txt.gz --cell rnn gru lstm transformer
 """
 
 import argparse
@@ -13,7 +13,7 @@ from kneser_ney import KneserNey, corpus
 import fastseq as fs
 
 QUICK = bool(os.environ.get("FASTSEQ_QUICK"))  # only to see that it runs
-CELLS = ("lstm", "gru", "rnn", "transformer")
+RATES = {"lstm": 4e-3, "gru": 4e-3, "rnn": 2e-3, "transformer": 2e-3}  # of learning, the largest
 
 
 def build(vocabulary, cell, width, dropout, seed):
@@ -37,44 +37,41 @@ def perplexity(model, ids, length):
     return math.exp(total / (len(ids) - 1))
 
 
-def train(model, training, held_out, length, epochs, rate, seed):
-    """Adam with a warm-up and a cosine, streams of words side by side, the state carried over."""
+def train(model, training, held_out, epochs, seed):
+    """Adam with a warm-up and a cosine, streams of words side by side, the state carried over; the held-out perplexity in the end."""
+    length = 64 if model.cell == "transformer" else 32
     streams = fs.training.TextStreams(training, 16, length, shift=True, rng=seed)
-    adam = fs.optim.Adam(model.parameters(), lr=rate)
-    schedule = fs.optim.WarmupCosine(adam, epochs * len(streams), len(streams) // 5, floor=0.02)
-
-    def look(model):
-        return {"perplexity": perplexity(model, held_out, length)}
-
-    return fs.training.fit(
-        model, streams, state=fs.training.CarriedState(), optimizer=adam, schedule=schedule, max_norm=1.0, epochs=epochs, validation=look)
+    adam, steps = fs.optim.Adam(model.parameters(), lr=RATES[model.cell]), epochs * len(streams)
+    history = fs.training.fit(
+        model, streams, state=fs.training.CarriedState(), optimizer=adam, schedule=fs.optim.WarmupCosine(adam, steps, len(streams) // 5, floor=0.02),
+        max_norm=1.0, epochs=epochs, validation=lambda model: {"perplexity": perplexity(model, held_out, length)})
+    return history["perplexity"][-1], history.seconds
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", help="UTF-8 text, plain or gzip (default: the help texts of Python)")
-    parser.add_argument("--cell", choices=CELLS, default="lstm", help="(default %(default)s)")
+    parser.add_argument("--cell", nargs="+", choices=RATES, default=["lstm"], help="one or several (default lstm)")
     parser.add_argument("--epochs", type=int, default=1 if QUICK else 4, help="(default %(default)s)")
-    parser.add_argument("--steps", type=int, default=5, help="orders of n-grams, from 1 to this (default %(default)s)")
+    parser.add_argument("--order", type=int, default=5, help="of n-grams, from 1 to this (default %(default)s)")
     parser.add_argument("--words", type=int, default=500 if QUICK else 10_000, help="most frequent words that are known (default %(default)s)")
     parser.add_argument("--width", type=int, default=32 if QUICK else 200, help="of word vectors and layers (default %(default)s)")
     parser.add_argument("--dropout", type=float, default=0.3, help="while training (default %(default)s)")
-    parser.add_argument("--rate", type=float, default=4e-3, help="of learning, the largest (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, masks and streams (default %(default)s)")
     options = parser.parse_args()
 
     vocabulary, training, held_out = corpus(options.data, options.words)
     print(f"{len(training):,} words to train on, {len(held_out):,} held out, {len(vocabulary):,} known")
-    grams = KneserNey(training, len(vocabulary), options.steps)
-    for order in range(1, options.steps + 1):
+    grams = KneserNey(training, len(vocabulary), options.order)
+    for order in range(1, options.order + 1):
         print(f"{order}-gram: perplexity {grams.perplexity(held_out, order):.1f}", flush=True)
-
-    model = build(vocabulary, options.cell, options.width, options.dropout, options.seed)
-    length = 64 if options.cell == "transformer" else 32
-    history = train(model, training, held_out, length, options.epochs, options.rate, options.seed)
+    del grams  # large
+    for cell in options.cell:
+        model = build(vocabulary, cell, options.width, options.dropout, options.seed)
+        figure, seconds = train(model, training, held_out, options.epochs, options.seed)
+        print(f"{cell}: perplexity {figure:.1f} after {options.epochs} epochs, {seconds:.0f} s", flush=True)
     (ids,) = fs.generation.generate(model, held_out[:8], max_length=30, temperature=0.8, stop=(), rng=options.seed)
     print(f"{vocabulary.decode(held_out[:8])} ... {vocabulary.decode(ids)}")
-    print(f"{options.cell}: perplexity {history['perplexity'][-1]:.1f} after {options.epochs} epochs, {history.seconds:.0f} s")
 
 
 if __name__ == "__main__":

@@ -40,4 +40,4 @@ def test_example_runs(path, tmp_path):
 def test_example_says_what_it_does(path, tmp_path):
     result = run(path, tmp_path, "--help")
     assert result.returncode == 0, result.stderr
-    assert "--steps" in result.stdout or "--epochs" in result.stdout
+    assert any(option in result.stdout for option in ("--steps", "--epochs", "--order"))
