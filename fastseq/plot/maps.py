@@ -1,4 +1,4 @@
-"""Pictures of what attention looks at. Drawn by matplotlib, which is imported when a picture is asked for."""
+"""Maps: what attention looks at, and which classes are taken for which."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastseq.autograd import Tensor
+from fastseq.plot.figure import axes, numbers, pyplot
 
 #: Inches of a word's row or column, of a letter, and of the largest map.
 _CELL, _LETTER, _LARGEST = 0.34, 0.085, 16.0
@@ -58,20 +58,18 @@ def attention(
     >>> ax = fs.plot.attention(weights, ["the", "house", "."], ["la", "maison"])  # doctest: +SKIP
     >>> ax.figure.savefig("map.png")  # doctest: +SKIP
     """
-    a = _numbers("weights", weights)
+    a = numbers("weights", weights)
     if a.ndim != 2 or a.size == 0:
         raise ValueError(f"weights: expected shape (Tq, Tk), of one sentence and one head and not empty, got {a.shape}")
     words = _words("source", source, a.shape[1]), _words("target", target, a.shape[0])
-    if ax is not None and not isinstance(ax, pyplot().Axes):
-        raise TypeError(f"ax: expected a matplotlib Axes, got {type(ax).__name__}")
     cmap = _colours(cmap)
     if ax is None:
         cell = min(_CELL, _LARGEST / max(a.shape))
         across, down = (_LETTER * max(map(len, names or [""])) for names in words[::-1])
         size = (cell * a.shape[1] + across + (0.4 if values else 1.2), cell * a.shape[0] + down + 0.4 + 0.3 * bool(title))
-        ax = pyplot().subplots(figsize=[max(each, 1.8) for each in size], layout="constrained")[1]
+        ax = axes(None, size)
     else:
-        cell = min(_inches(ax) / a.shape[::-1])
+        cell = min(_inches(axes(ax, ())) / a.shape[::-1])
     image = _map(ax, a, *words, cell, cmap, _largest(a))
     if values:
         _write(ax, a, cell)
@@ -143,36 +141,91 @@ def attention_grid(
     return np.asarray(axes)
 
 
-def pyplot() -> Any:
-    """matplotlib.pyplot, or one sentence that says what to install."""
-    try:
-        from matplotlib import pyplot
-    except ImportError:
-        raise ImportError('plot: matplotlib is missing; install it with pip install "fastseq-kernels[plot]"') from None
-    return pyplot
+def confusion_matrix(
+    matrix: Any,
+    names: Sequence[Any] | None = None,
+    *,
+    ax: Any = None,
+    title: str = "",
+    cmap: Any = "Blues",
+) -> Any:
+    """Draw how often each class was taken for each: a row for each true class, a column for each predicted one.
+
+    A cell is as dark as the share of its row that it holds, so that a rare class is seen as well as a frequent one; the number in
+    it is the matrix's own, where there is room.
+
+    Parameters
+    ----------
+    matrix : array_like (C, C), not negative
+        Counts, as ``sklearn.metrics.confusion_matrix`` gives them, or shares.
+    names : sequence of C class names, optional
+        Numbers from 0 otherwise.
+    ax : matplotlib Axes, optional
+        Draw there. A new figure otherwise, as large as the names need.
+    title : str
+    cmap : matplotlib colormap or its name
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the matrix is not square or holds something negative, or the names are not as many as its rows.
+    ImportError
+        If matplotlib is missing.
+
+    Examples
+    --------
+    >>> import fastseq as fs
+    >>> ax = fs.plot.confusion_matrix([[48, 2], [5, 45]], ["ham", "spam"])  # doctest: +SKIP
+    >>> ax.figure.savefig("confusion.png")  # doctest: +SKIP
+    """
+    a = numbers("matrix", matrix)
+    if a.ndim != 2 or a.shape[0] != a.shape[1] or not a.size:
+        raise ValueError(f"matrix: expected shape (C, C), not empty, got {a.shape}")
+    if not (a >= 0).all():
+        raise ValueError(f"matrix: expected numbers of at least 0, got {a.min()}")
+    C = len(a)
+    if names is not None and len(names) != C:
+        raise ValueError(f"names: expected {C} words, as the matrix has rows, got {len(names)}")
+    words = _words("names", range(C) if names is None else names, C)
+    cmap = _colours(cmap)
+    longest = _LETTER * max(map(len, words or [""]))
+    cell = min(1.4 * _CELL, 0.75 * _LARGEST / C)
+    ax = axes(ax, [cell * C + longest + 0.6, cell * C + longest + 0.6 + 0.3 * bool(title)])
+    cell = min(_inches(ax) / C)
+    total = a.sum(axis=1, keepdims=True)
+    shares = np.divide(a, total, out=np.zeros_like(a), where=total > 0)
+    _map(ax, shares, words, words, cell, cmap, 1.0)
+    for (row, column), value in np.ndenumerate(a):
+        text = f"{value:.0f}" if (a == np.rint(a)).all() else f"{value:.2f}".replace("0.", ".", 1)
+        if value and cell > 0.1 * len(text):
+            ax.text(column, row, text, ha="center", va="center", fontsize=float(np.clip(72 * 0.3 * cell, 4, 9)),
+                    color="white" if shares[row, column] > 0.6 else "0.2")  # fmt: skip
+    ax.set_ylabel("true")
+    ax.set_xlabel("predicted")
+    ax.xaxis.set_label_position("top")
+    if title:
+        ax.set_title(title)
+    return ax
 
 
 # ---------------------------------------------------------------- checks
 
 
-def _numbers(name: str, x: Any) -> np.ndarray:
-    a = np.asarray(x.data if isinstance(x, Tensor) else x)
-    if a.dtype.kind not in "fiub":
-        raise TypeError(f"{name}: expected real numbers, got {a.dtype}")
-    return a.astype(np.float64)
-
-
 def _stacked(weights: Any) -> np.ndarray:
     """(layers, heads, Tq, Tk), none of them zero."""
     if isinstance(weights, Sequence):
-        each = [_numbers(f"weights[{n}]", layer) for n, layer in enumerate(weights)]
+        each = [numbers(f"weights[{n}]", layer) for n, layer in enumerate(weights)]
         for n, layer in enumerate(each):
             if layer.ndim != 3 or layer.shape != each[0].shape:
                 wanted = "(heads, Tq, Tk)" if each[0].ndim != 3 else f"{each[0].shape}, as weights[0] has"
                 raise ValueError(f"weights[{n}]: expected shape {wanted}, got {layer.shape}")
         a = np.stack(each) if each else np.zeros((0, 0, 0, 0))
     else:
-        a = _numbers("weights", weights)
+        a = numbers("weights", weights)
     if a.ndim != 4 or a.size == 0:
         raise ValueError(f"weights: expected shape (layers, heads, Tq, Tk), not empty, got {a.shape}")
     return a
