@@ -43,7 +43,7 @@ def words(text):
 def hold_out(pairs, count, rng):
     """Pairs to train on, and {source: its translations} of `count` sources that are not among them."""
     sources = sorted({source for source, _, _ in pairs})
-    held_out = {source: [] for source in rng.permutation(np.array(sources, object))[:count]}
+    held_out = {sources[n]: [] for n in rng.permutation(len(sources))[:count]}
     for source, _, text in pairs:
         if source in held_out:
             held_out[source].append(text)
@@ -106,7 +106,7 @@ def main():
     parser.add_argument("--data", help="a file of pairs, tab between the two, .gz or not (default: dates, which it makes)")
     parser.add_argument("--cell", choices=["lstm", "gru", "transformer"], default="lstm")
     parser.add_argument("--attention", choices=["additive", "dot", "bilinear", "none", "fed"], default="additive", help="of lstm and gru (default %(default)s)")
-    parser.add_argument("--hidden", type=int, default=32 if QUICK else 256, help="units (default %(default)s)")
+    parser.add_argument("--hidden", type=int, default=32 if QUICK else 256, help="units; a transformer is half as wide (default %(default)s)")
     parser.add_argument("--epochs", type=int, help="(default 10; dates 4)")
     parser.add_argument("--lr", type=float, default=2e-3, help="learning rate at its highest (default %(default)s)")
     parser.add_argument("--checkpoint", help="a file to keep the training in, and to go on from")
@@ -125,9 +125,9 @@ def main():
         fs.models.Vocabulary.from_texts([target for _, target, _ in training], start="<s>", stop="</s>", **kept),
     ]
     attention = {"none": None, "fed": None}.get(options.attention, options.attention)
-    size = {"embedding_size": options.hidden, "hidden_size": 4 * options.hidden, "num_layers": 2} if options.cell == "transformer" else {
-        "embedding_size": options.hidden // 2, "hidden_size": options.hidden, "attention": attention, "input_feeding": options.attention != "none"}
-    model = fs.models.Seq2Seq(*vocabularies, **size, cell=options.cell, dropout=0.3 if options.data else 0.0, rng=rng)
+    size = {"hidden_size": 2 * options.hidden, "num_layers": 2} if options.cell == "transformer" else {
+        "hidden_size": options.hidden, "attention": attention, "input_feeding": options.attention != "none"}
+    model = fs.models.Seq2Seq(*vocabularies, options.hidden // 2, **size, cell=options.cell, dropout=0.3 if options.data else 0.0, rng=rng)
     print(f"{len(training)} pairs to train on, {len(held_out)} sources held out; {sum(p.size for p in model.parameters())} parameters")
 
     epochs = options.epochs or (1 if QUICK else 10 if options.data else 4)
