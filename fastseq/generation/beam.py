@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastseq.generation.decoding import Generator, checked_count, evaluating, stop_ids
+from fastseq.generation.decoding import GenerativeModel, checked_count, evaluating, stop_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Hypothesis:
 
 
 def beam_search(
-    model: Generator,
+    model: GenerativeModel,
     *source: Any,
     beams: int = 4,
     max_length: int,

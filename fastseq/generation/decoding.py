@@ -27,7 +27,7 @@ class Decoding(Protocol):
         """Let row r go on from what row rows[r] has read, (new B,) int64: rows can be dropped, repeated and reordered."""
 
 
-class Generator(Protocol):
+class GenerativeModel(Protocol):
     """A model that generates."""
 
     vocabulary: Any
@@ -41,7 +41,7 @@ class Generator(Protocol):
 
 
 @contextlib.contextmanager
-def evaluating(model: Generator) -> Iterator[None]:
+def evaluating(model: GenerativeModel) -> Iterator[None]:
     """Dropout is off inside."""
     mode = model.training
     model.train(False)
@@ -51,7 +51,7 @@ def evaluating(model: Generator) -> Iterator[None]:
         model.train(mode)
 
 
-def stop_ids(model: Generator, stop: int | str | Iterable[int | str] | None) -> np.ndarray:
+def stop_ids(model: GenerativeModel, stop: int | str | Iterable[int | str] | None) -> np.ndarray:
     """The ids that end a row: given as ids or tokens, one or several; the vocabulary's own stop token for None.
 
     Raises

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastseq.generation.decoding import Generator, checked_count, evaluating, stop_ids
+from fastseq.generation.decoding import GenerativeModel, checked_count, evaluating, stop_ids
 from fastseq.runtime import generator, next_seed
 
 
@@ -81,7 +81,7 @@ def _drawn(rows: np.ndarray, uniform: np.ndarray, temperature: float, top_k: int
 
 
 def generate(
-    model: Generator,
+    model: GenerativeModel,
     *source: Any,
     max_length: int,
     temperature: float = 1.0,
