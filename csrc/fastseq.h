@@ -434,16 +434,26 @@ void FSQ_OP(fsq_dropout)(FSQ_REAL *y, const FSQ_REAL *x, ptrdiff_t n, double p, 
 
 /* ---------------------------------------------------------------- optim
  * sum_squares: the sum of x_i^2 (n) in double, in chunks whose size follows from n: the same bits for any threads. scale: x *= factor.
- * sgd: g = grad + weight_decay w; with momentum != 0 (velocity not NULL): velocity = momentum velocity + g (first: velocity = g),
+ * The updates change w and their state in place, with g = grad + weight_decay w of n elements. Where rows is not NULL, grad (n / width, width)
+ * belongs to those rows of the tables w and state (V, width), each at most once, checked: the other rows stay as they are, unread.
+ * sgd: with momentum != 0 (velocity not NULL): velocity = momentum velocity + g (first: velocity = g),
  *   g = nesterov ? g + momentum velocity : velocity; w -= lr g.
+ * adagrad (Duchi, Hazan, Singer 2011): sum += g^2; w -= lr g / (sqrt(sum) + eps).
+ * rmsprop (Tieleman & Hinton 2012): square = alpha square + (1 - alpha) g^2; s = square; with mean not NULL (Graves 2013):
+ *   mean = alpha mean + (1 - alpha) g, s = max(square - mean^2, 0); g = g / (sqrt(s) + eps);
+ *   with momentum != 0 (velocity not NULL): g = velocity = momentum velocity + g; w -= lr g.
  * adam (Kingma & Ba 2015; AdamW, Loshchilov & Hutter 2019, with decoupled = 1): step counts from 1.
- *   m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; w -= lr / (1 - beta1^step) m / (sqrt(v / (1 - beta2^step)) + eps),
- *   with g = grad + weight_decay w, or, decoupled, w first multiplied by 1 - lr weight_decay. */
+ *   m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; w -= lr / (1 - beta1^step) m / (sqrt(v / (1 - beta2^step)) + eps);
+ *   decoupled: g = grad, and w is first multiplied by 1 - lr weight_decay. */
 double FSQ_OP(fsq_sum_squares)(const FSQ_REAL *x, ptrdiff_t n, int threads);
 void FSQ_OP(fsq_scale)(FSQ_REAL *x, ptrdiff_t n, double factor, int threads);
-void FSQ_OP(fsq_sgd)(FSQ_REAL *w, FSQ_REAL *velocity, const FSQ_REAL *grad, ptrdiff_t n,
+void FSQ_OP(fsq_sgd)(FSQ_REAL *w, FSQ_REAL *velocity, const FSQ_REAL *grad, const int64_t *rows, ptrdiff_t n, ptrdiff_t width,
                      double lr, double momentum, int nesterov, int first, double weight_decay, int threads);
-void FSQ_OP(fsq_adam)(FSQ_REAL *w, FSQ_REAL *m, FSQ_REAL *v, const FSQ_REAL *grad, ptrdiff_t n,
+void FSQ_OP(fsq_adagrad)(FSQ_REAL *w, FSQ_REAL *sum, const FSQ_REAL *grad, const int64_t *rows, ptrdiff_t n, ptrdiff_t width,
+                         double lr, double eps, double weight_decay, int threads);
+void FSQ_OP(fsq_rmsprop)(FSQ_REAL *w, FSQ_REAL *square, FSQ_REAL *velocity, FSQ_REAL *mean, const FSQ_REAL *grad, ptrdiff_t n,
+                         double lr, double alpha, double eps, double momentum, double weight_decay, int threads);
+void FSQ_OP(fsq_adam)(FSQ_REAL *w, FSQ_REAL *m, FSQ_REAL *v, const FSQ_REAL *grad, const int64_t *rows, ptrdiff_t n, ptrdiff_t width,
                       double lr, double beta1, double beta2, double eps, double weight_decay, int decoupled, int64_t step, int threads);
 
 #endif

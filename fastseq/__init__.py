@@ -17,11 +17,13 @@ from fastseq.autograd import Function, Tensor, gradcheck, no_grad
 from fastseq.functional import concatenate, stack, where
 from fastseq.nn.serialization import load
 from fastseq.runtime import get_num_threads, manual_seed, set_num_threads, show_config, threads
+from fastseq.sparse import RowGradient
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Function",
+    "RowGradient",
     "Tensor",
     "__version__",
     "concatenate",

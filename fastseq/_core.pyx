@@ -1681,23 +1681,51 @@ def scale(ndarray x not None, double factor):
         scale_c(is_single(x), a, PyArray_SIZE(x), factor, threads)
 
 
-def sgd(ndarray w not None, ndarray velocity, ndarray grad not None, double lr, double momentum, bint nesterov, bint first, double weight_decay):
-    """One step of stochastic gradient descent; velocity None without momentum."""
-    cdef ndarray g = dense(grad)
+def sgd(ndarray w not None, ndarray velocity, ndarray grad not None, ndarray rows, double lr, double momentum, bint nesterov, bint first,
+        double weight_decay):
+    """One step of stochastic gradient descent; velocity None without momentum; rows None, or int64, those that grad belongs to."""
+    cdef ndarray g = dense(grad), r = dense_or_none(rows)
     cdef void *a = writable(w)
     cdef void *v = writable(velocity)
+    cdef npy_intp n = PyArray_SIZE(g), width = 0 if r is None else last_axis(g)
     cdef int threads = fsq_threads_get()
     with nogil:
-        sgd_c(is_single(w), a, v, PyArray_DATA(g), PyArray_SIZE(w), lr, momentum, nesterov, first, weight_decay, threads)
+        sgd_c(is_single(w), a, v, PyArray_DATA(g), <const int64_t *>pointer(r), n, width, lr, momentum, nesterov, first, weight_decay, threads)
 
 
-def adam(ndarray w not None, ndarray m not None, ndarray v not None, ndarray grad not None, double lr, double beta1, double beta2, double eps,
-         double weight_decay, bint decoupled, int64_t step):
-    """One step of Adam or, decoupled, of AdamW."""
+def adagrad(ndarray w not None, ndarray total not None, ndarray grad not None, ndarray rows, double lr, double eps, double weight_decay):
+    """One step of Adagrad; rows as for sgd."""
+    cdef ndarray g = dense(grad), r = dense_or_none(rows)
+    cdef void *a = writable(w)
+    cdef void *s = writable(total)
+    cdef npy_intp n = PyArray_SIZE(g), width = 0 if r is None else last_axis(g)
+    cdef int threads = fsq_threads_get()
+    with nogil:
+        adagrad_c(is_single(w), a, s, PyArray_DATA(g), <const int64_t *>pointer(r), n, width, lr, eps, weight_decay, threads)
+
+
+def rmsprop(ndarray w not None, ndarray square not None, ndarray velocity, ndarray mean, ndarray grad not None, double lr, double alpha,
+            double eps, double momentum, double weight_decay):
+    """One step of RMSprop; velocity None without momentum, mean None where it is not centred."""
     cdef ndarray g = dense(grad)
+    cdef void *a = writable(w)
+    cdef void *s = writable(square)
+    cdef void *v = writable(velocity)
+    cdef void *m = writable(mean)
+    cdef int threads = fsq_threads_get()
+    with nogil:
+        rmsprop_c(is_single(w), a, s, v, m, PyArray_DATA(g), PyArray_SIZE(g), lr, alpha, eps, momentum, weight_decay, threads)
+
+
+def adam(ndarray w not None, ndarray m not None, ndarray v not None, ndarray grad not None, ndarray rows, double lr, double beta1, double beta2,
+         double eps, double weight_decay, bint decoupled, int64_t step):
+    """One step of Adam or, decoupled, of AdamW; rows as for sgd."""
+    cdef ndarray g = dense(grad), r = dense_or_none(rows)
     cdef void *a = writable(w)
     cdef void *first = writable(m)
     cdef void *second = writable(v)
+    cdef npy_intp n = PyArray_SIZE(g), width = 0 if r is None else last_axis(g)
     cdef int threads = fsq_threads_get()
     with nogil:
-        adam_c(is_single(w), a, first, second, PyArray_DATA(g), PyArray_SIZE(w), lr, beta1, beta2, eps, weight_decay, decoupled, step, threads)
+        adam_c(is_single(w), a, first, second, PyArray_DATA(g), <const int64_t *>pointer(r), n, width, lr, beta1, beta2, eps, weight_decay,
+               decoupled, step, threads)

@@ -215,6 +215,8 @@ cdef extern from *:
     #define FSQ_SUM_SQUARES(...) FSQ_EITHER(fsq_sum_squares, __VA_ARGS__)
     #define FSQ_SCALE(...) FSQ_EITHER(fsq_scale, __VA_ARGS__)
     #define FSQ_SGD(...) FSQ_EITHER(fsq_sgd, __VA_ARGS__)
+    #define FSQ_ADAGRAD(...) FSQ_EITHER(fsq_adagrad, __VA_ARGS__)
+    #define FSQ_RMSPROP(...) FSQ_EITHER(fsq_rmsprop, __VA_ARGS__)
     #define FSQ_ADAM(...) FSQ_EITHER(fsq_adam, __VA_ARGS__)
     """
 
@@ -333,7 +335,11 @@ cdef extern from * nogil:
 
     double sum_squares_c "FSQ_SUM_SQUARES"(bint single, const void *x, ptrdiff_t n, int threads)
     void scale_c "FSQ_SCALE"(bint single, void *x, ptrdiff_t n, double factor, int threads)
-    void sgd_c "FSQ_SGD"(bint single, void *w, void *velocity, const void *grad, ptrdiff_t n,
+    void sgd_c "FSQ_SGD"(bint single, void *w, void *velocity, const void *grad, const int64_t *rows, ptrdiff_t n, ptrdiff_t width,
                          double lr, double momentum, int nesterov, int first, double weight_decay, int threads)
-    void adam_c "FSQ_ADAM"(bint single, void *w, void *m, void *v, const void *grad, ptrdiff_t n,
+    void adagrad_c "FSQ_ADAGRAD"(bint single, void *w, void *sum, const void *grad, const int64_t *rows, ptrdiff_t n, ptrdiff_t width,
+                                 double lr, double eps, double weight_decay, int threads)
+    void rmsprop_c "FSQ_RMSPROP"(bint single, void *w, void *square, void *velocity, void *mean, const void *grad, ptrdiff_t n,
+                                 double lr, double alpha, double eps, double momentum, double weight_decay, int threads)
+    void adam_c "FSQ_ADAM"(bint single, void *w, void *m, void *v, const void *grad, const int64_t *rows, ptrdiff_t n, ptrdiff_t width,
                            double lr, double beta1, double beta2, double eps, double weight_decay, int decoupled, int64_t step, int threads)

@@ -414,7 +414,7 @@ def gradcheck(
         if y.requires_grad:
             y.backward(weight, retain_graph=True)
     for k, x in checked.items():
-        grad, x.grad = x.grad if x.grad is not None else np.zeros(x.shape), kept[k]
+        grad, x.grad = np.asarray(x.grad) if x.grad is not None else np.zeros(x.shape), kept[k]
         for index in np.ndindex(x.shape):
             difference = slope(x, index)
             if not abs(grad[index] - difference) <= atol + rtol * abs(difference):

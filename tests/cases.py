@@ -82,13 +82,13 @@ class Case:
             weighted = (y * upstream.standard_normal(y.shape).astype(y.dtype)).sum()
             loss = weighted if loss is None else loss + weighted
         loss.backward()
-        return results | {f"d{name}": arguments[name].grad for name in self.differentiable}
+        return results | {f"d{name}": np.asarray(arguments[name].grad) for name in self.differentiable}
 
 
 @contextlib.contextmanager
 def computed_by(backend: Any) -> Iterator[None]:
     """Makes `fastseq.functional` use this backend, whatever the arrays: the library itself has no such switch."""
-    modules = [m for name, m in list(sys.modules.items()) if name.startswith("fastseq.functional.") and hasattr(m, "backend_of")]
+    modules = [m for name, m in list(sys.modules.items()) if name.startswith(("fastseq.functional.", "fastseq.sparse")) and hasattr(m, "backend_of")]
     before = [m.backend_of for m in modules]
     try:
         for m in modules:
@@ -199,6 +199,10 @@ def _embedding() -> Iterator[Case]:
     yield case((0, 3), 5, 4)
     yield case((3,), 5, 0)
     yield case((50,), 1, 3)
+    for ids, rows, width in (((), 3, 4), ((0, 3), 5, 4), ((3,), 5, 0), ((5,), 3, 17), ((40, 3), 300, 33)):
+        yield case(ids, rows, width, sparse=True)
+    yield case((4, 3), 7, 17, padding_idx=6, sparse=True)
+    yield case((4, 3), 1, 17, padding_idx=0, sparse=True)
 
 
 def conv_case(x: tuple[int, ...], outputs: int, kernel: tuple[int, ...], *, bias: bool = True, groups: int = 1, **options: Any) -> Case:

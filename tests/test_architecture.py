@@ -18,9 +18,10 @@ MAY_IMPORT = {
     "runtime": {"_core"},
     "autograd": set(),
     "backends": {"_core"},
-    "functional": {"autograd", "backends", "runtime"},
+    "sparse": {"backends"},
+    "functional": {"autograd", "backends", "runtime", "sparse"},
     "nn": {"functional", "autograd", "runtime", "backends"},  # backends: packed weights, which a layer keeps, and streams
-    "optim": {"functional", "autograd", "backends"},
+    "optim": {"functional", "autograd", "backends", "sparse"},
     "plot": {"autograd"},
     "diagnostics": {"nn", "functional", "autograd", "backends", "plot"},
     "models": {"nn", "functional", "autograd", "runtime"},
@@ -31,7 +32,7 @@ MAY_IMPORT = {
     "demo": {"models", "training", "generation", "optim", "nn", "functional", "autograd", "runtime", "text"},
     "cli": {"demo", "models", "training", "generation", "optim", "nn", "functional", "autograd", "runtime", "text"},
     "__main__": {"cli"},
-    "__init__": {"autograd", "diagnostics", "functional", "generation", "models", "nn", "optim", "plot", "runtime", "training"},
+    "__init__": {"autograd", "diagnostics", "functional", "generation", "models", "nn", "optim", "plot", "runtime", "sparse", "training"},
 }
 
 # What each room of csrc may include from the others, folder or file; fastseq.h belongs to all.

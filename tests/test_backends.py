@@ -128,6 +128,62 @@ def test_adam(n, step, decoupled, dtype, rng):
                 assert_close(got, want, dtype=dtype, name=f"{isa}, {threads} threads")
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("n", [1, 17, 67])
+def test_adagrad(n, weight_decay, dtype, rng):
+    arrays = rng.standard_normal((3, n)).astype(dtype)
+    arrays[1] = np.abs(arrays[1])
+    assert_same_update("adagrad", arrays, {"lr": 0.1, "eps": 1e-3, "weight_decay": weight_decay}, dtype)
+
+
+@pytest.mark.parametrize(("momentum", "centred"), [(0.0, False), (0.9, False), (0.0, True), (0.9, True)])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("n", [1, 17, 67])
+def test_rmsprop(n, momentum, centred, weight_decay, dtype, rng):
+    w, square, velocity, mean, grad = rng.standard_normal((5, n)).astype(dtype)
+    arrays = [w, square**2 + 1, velocity if momentum else None, mean / 10 if centred else None, grad]
+    assert_same_update("rmsprop", arrays, {"lr": 0.1, "alpha": 0.9, "eps": 1e-3, "momentum": momentum, "weight_decay": weight_decay}, dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "states", "options"),
+    [
+        ("sgd", 1, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "first": False, "weight_decay": 0.1}),
+        ("adagrad", 1, {"lr": 0.1, "eps": 1e-3, "weight_decay": 0.1}),
+        ("adam", 2, _ONE),
+    ],
+)
+@pytest.mark.parametrize("width", [0, 1, 17, 67])
+@pytest.mark.parametrize("rows", [[], [4], [0, 2, 3, 7, 8]], ids=str)
+def test_updates_of_rows(name, states, options, width, rows, dtype, rng):
+    tables = [np.abs(rng.standard_normal((9, width))).astype(dtype) for _ in range(1 + states)]
+    grad = rng.standard_normal((len(rows), width)).astype(dtype)
+    assert_same_update(name, [*tables, grad], options | {"rows": np.array(rows, np.int64)}, dtype)
+
+
+def test_a_variance_that_rounds_below_zero_is_zero(dtype, isa):
+    """RMSprop, centred: with a gradient that stays the same the mean's square reaches the mean square."""
+    w, square, mean = np.ones(33, dtype), np.full(33, 0.01, dtype), np.full(33, 0.1, dtype) + np.finfo(dtype).eps
+    grad = np.full(33, 0.1, dtype)
+    grad[5] = np.nan
+    cpu.rmsprop(w, square, None, mean, grad, lr=0.1, alpha=0.9, eps=1.0, momentum=0.0, weight_decay=0.0)
+    assert np.isnan(w[5])
+    assert np.allclose(np.delete(w, 5), 0.99, atol=1e-3)
+
+
+def assert_same_update(name, arrays, options, dtype):
+    """One update by every instruction set and number of threads as by the reference in float64."""
+    wide = [None if a is None else a.astype(np.float64) for a in arrays]
+    getattr(reference, name)(*wide, **options)
+    for isa, threads in WAYS:
+        with using(isa, threads):
+            found = [None if a is None else a.copy() for a in arrays]
+            getattr(cpu, name)(*found, **options)
+            for got, want in zip(found, wide, strict=True):
+                if want is not None:
+                    assert_close(got, want, dtype=dtype, terms=8, name=f"{isa}, {threads} threads")
+
+
 @pytest.mark.parametrize(("shape", "strides"), [((67,), "all"), ((5, 17), "all"), ((4, 9), "second")])
 def test_updates_in_place_of_an_array_in_any_order(shape, strides, dtype, rng):
     base = rng.standard_normal((*shape[:-1], 2 * shape[-1])).astype(dtype)

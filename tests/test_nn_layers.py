@@ -182,8 +182,8 @@ def test_embedding_refuses():
         table(np.array([True]))
     with pytest.raises(IndexError, match="ids: expected ids that fit int64"):
         table(np.array([2**63], np.uint64))
-    with pytest.raises(ValueError, match="sparse: expected False"):
-        nn.Embedding(5, 3, sparse=True)
+    with pytest.raises(TypeError, match="sparse: expected True or False, got str"):
+        nn.Embedding(5, 3, sparse="rows")
     for padding in (5, -6):
         with pytest.raises(ValueError, match="padding_idx: expected"):
             nn.Embedding(5, 3, padding_idx=padding)

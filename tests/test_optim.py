@@ -27,7 +27,22 @@ MAKERS = {
         {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1},
     ),
     "defaults": (optim.Adam, {}),
+    "adagrad": (
+        lambda p: optim.Adagrad(p, lr=0.1, lr_decay=0.1, weight_decay=0.05, initial_accumulator_value=0.2, eps=1e-6),
+        {"lr": 0.1, "lr_decay": 0.1, "weight_decay": 0.05, "initial_accumulator_value": 0.2, "eps": 1e-6},
+    ),
+    "adagrad defaults": (optim.Adagrad, {}),
+    "rmsprop": (optim.RMSprop, {}),
+    "rmsprop momentum": (
+        lambda p: optim.RMSprop(p, lr=0.02, alpha=0.8, eps=1e-4, weight_decay=0.1, momentum=0.7),
+        {"lr": 0.02, "alpha": 0.8, "eps": 1e-4, "weight_decay": 0.1, "momentum": 0.7},
+    ),
+    "rmsprop centred": (
+        lambda p: optim.RMSprop(p, lr=0.02, alpha=0.8, eps=1e-2, momentum=0.7, centered=True),
+        {"lr": 0.02, "alpha": 0.8, "eps": 1e-2, "momentum": 0.7, "centered": True},
+    ),
 }
+THEIRS = {"adam": "Adam", "adamw": "AdamW", "defaults": "Adam", "adagrad": "Adagrad", "rmsprop": "RMSprop"}
 
 
 def parameters(dtype):
@@ -70,6 +85,28 @@ def adam_written_out(w, grads, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_dec
     return w
 
 
+def adagrad_written_out(w, grads, lr=1e-2, lr_decay=0.0, weight_decay=0.0, initial_accumulator_value=0.0, eps=1e-10):
+    total = np.full_like(w, initial_accumulator_value)
+    for step, g in enumerate(grads):
+        g = g + weight_decay * w
+        total = total + g * g
+        w = w - lr / (1 + step * lr_decay) * g / (np.sqrt(total) + eps)
+    return w
+
+
+def rmsprop_written_out(w, grads, lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum=0.0, centered=False):
+    square = mean = velocity = np.zeros_like(w)
+    for g in grads:
+        g = g + weight_decay * w
+        square, mean = alpha * square + (1 - alpha) * g * g, alpha * mean + (1 - alpha) * g
+        velocity = momentum * velocity + g / (np.sqrt(square - mean * mean * centered) + eps)
+        w = w - lr * velocity
+    return w
+
+
+WRITTEN_OUT = {"SGD": sgd_written_out, "Adagrad": adagrad_written_out, "RMSprop": rmsprop_written_out}
+
+
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-13)])
 def test_steps_written_out(name, dtype, tolerance):
@@ -80,12 +117,8 @@ def test_steps_written_out(name, dtype, tolerance):
     walk(make(params), params, grads)
     for k, (p, w) in enumerate(zip(params, start, strict=True)):
         one = [step[k].astype(np.float64) for step in grads]
-        is_adam = name in ("adam", "adamw", "defaults")
-        want = (
-            adam_written_out(w, one, **options, decoupled=name == "adamw")
-            if is_adam
-            else sgd_written_out(w, one, **options)
-        )
+        options = options | ({"decoupled": True} if name == "adamw" else {})
+        want = WRITTEN_OUT.get(THEIRS.get(name.split()[0], "SGD"), adam_written_out)(w, one, **options)
         assert p.data is views[k]
         assert p.data.dtype == dtype
         assert np.abs(p.data - want).max() < tolerance
@@ -96,9 +129,7 @@ def test_steps_written_out(name, dtype, tolerance):
 def test_parity_with_pytorch(name):
     torch = pytest.importorskip("torch")
     make, options = MAKERS[name]
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "defaults": torch.optim.Adam}.get(
-        name, torch.optim.SGD
-    )
+    kind = getattr(torch.optim, THEIRS.get(name, THEIRS.get(name.split()[0], "SGD")))
     params, grads = parameters(np.float64), gradients(np.float64)
     others = [torch.nn.Parameter(torch.from_numpy(p.data.copy())) for p in params]
     theirs = kind(others, **options)
@@ -217,6 +248,10 @@ def test_groups_have_their_own_options():
         (lambda p: optim.Adam(p, betas=(0.9, 1.0)), ValueError, "betas: expected two numbers"),
         (lambda p: optim.Adam(p, betas=0.9), TypeError, "betas: expected two numbers, got 0.9"),
         (lambda p: optim.Adam(p, eps=-1), ValueError, "eps: expected at least"),
+        (lambda p: optim.SparseAdam(p, betas=(0.9, 1.0)), ValueError, "betas: expected two numbers"),
+        (lambda p: optim.Adagrad(p, lr_decay=-1), ValueError, "lr_decay: expected at least"),
+        (lambda p: optim.RMSprop(p, alpha=1.0), ValueError, "alpha: expected a number from 0 up to but not 1, got 1.0"),
+        (lambda p: optim.RMSprop(p, momentum=None), TypeError, "momentum: expected a number, got NoneType"),
         (lambda p: optim.Adam(p, lr="0.1"), TypeError, "lr: expected a number, got str"),
         (lambda p: optim.SGD(None, lr=0.1), TypeError, "params: expected an iterable of Parameters, got NoneType"),
         (lambda p: optim.Adam([{"params": p, "momentum": 0.1}]), TypeError, "Adam has no option momentum"),

@@ -139,7 +139,7 @@ def test_values_and_gradients(case, dtype, rng):
     for k, y in enumerate(outputs):
         assert_close(got[f"output {k}"], y.detach().numpy(), dtype=dtype, terms=case.terms, name=f"output {k}")
     for name in case.differentiable:
-        assert_close(got[f"d{name}"], wide[name].grad.numpy(), dtype=dtype, terms=case.terms, name=f"d{name}")
+        assert_close(got[f"d{name}"], wide[name].grad.to_dense().numpy(), dtype=dtype, terms=case.terms, name=f"d{name}")
 
 
 @pytest.mark.parametrize("B", [1, 8])
@@ -303,17 +303,66 @@ def test_adam_takes_the_same_steps(name, weight_decay, dtype, rng):
     _same_steps(getattr(fs.optim, name), getattr(torch.optim, name), options, dtype, rng)
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize(("lr_decay", "initial_accumulator_value", "eps"), [(0.0, 0.0, 1e-10), (0.01, 0.5, 1e-3)])
+def test_adagrad_takes_the_same_steps(weight_decay, lr_decay, initial_accumulator_value, eps, dtype, rng):
+    options = {"lr": 0.1, "lr_decay": lr_decay, "weight_decay": weight_decay, "initial_accumulator_value": initial_accumulator_value, "eps": eps}
+    _same_steps(fs.optim.Adagrad, torch.optim.Adagrad, options, dtype, rng)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("centered", [False, True])
+def test_rmsprop_takes_the_same_steps(weight_decay, momentum, centered, dtype, rng):
+    options = {"lr": 0.01, "alpha": 0.9, "eps": 1e-3, "weight_decay": weight_decay, "momentum": momentum, "centered": centered}
+    _same_steps(fs.optim.RMSprop, torch.optim.RMSprop, options, dtype, rng)
+
+
 def _same_steps(ours, theirs, options, dtype, rng):
     start = rng.standard_normal((5, 7)).astype(dtype)
     p = fs.nn.Parameter(start.copy())
     q = torch.nn.Parameter(torch.from_numpy(start.astype(np.float64)))
     mine, other = ours([p], **options), theirs([q], **options)
-    for _ in range(5):
+    for _ in range(40):
         grad = rng.standard_normal((5, 7)).astype(dtype)
         p.grad, q.grad = grad.copy(), torch.from_numpy(grad.astype(np.float64))
         mine.step()
         other.step()
-    assert_close(p.data, q.detach().numpy(), dtype=dtype, terms=50)
+    assert_close(p.data, q.detach().numpy(), dtype=dtype, terms=400)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # about tensors that their Adagrad makes itself
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("SGD", {"lr": 0.1}),
+        ("Adagrad", {"lr": 0.1}),
+        ("Adagrad", {"lr": 0.1, "lr_decay": 0.02, "initial_accumulator_value": 0.1, "eps": 1e-3}),
+        ("SparseAdam", {"lr": 0.02}),
+        ("SparseAdam", {"lr": 0.02, "betas": (0.7, 0.95), "eps": 1e-3}),
+    ],
+)
+def test_sparse_rows_take_the_same_steps(name, options, dtype, rng):
+    """A table of which each batch names a few rows, some of them more than once, and one is padding."""
+    table = fs.nn.Embedding(50, 7, padding_idx=3, sparse=True, dtype=dtype, rng=0)
+    other = torch.nn.Embedding(50, 7, padding_idx=3, sparse=True, dtype=torch.float64)
+    with torch.no_grad():
+        other.weight.copy_(torch.from_numpy(table.weight.data.astype(np.float64)))
+    mine, theirs = getattr(fs.optim, name)(table.parameters(), **options), getattr(torch.optim, name)(other.parameters(), **options)
+    for _ in range(40):
+        ids, dy = rng.integers(0, 50, (3, 5)), rng.standard_normal((3, 5, 7)).astype(dtype)
+        mine.zero_grad()
+        theirs.zero_grad()
+        table(fs.Tensor(ids)).backward(dy)
+        other(torch.from_numpy(ids)).backward(torch.from_numpy(dy.astype(np.float64)))
+        assert_close(np.asarray(table.weight.grad), other.weight.grad.to_dense().numpy(), dtype=dtype, terms=15)
+        mine.step()
+        theirs.step()
+    assert_close(table.weight.data, other.weight.detach().numpy(), dtype=dtype, terms=400)
+    if name != "SGD":  # their state goes on here
+        resumed = getattr(fs.optim, name)(table.parameters(), lr=9.0)
+        resumed.load_state_dict(theirs.state_dict())
+        assert {k: v for k, v in resumed.param_groups[0].items() if k in options} == options
 
 
 def test_clip_grad_norm_agrees(dtype, rng):

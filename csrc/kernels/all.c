@@ -135,6 +135,8 @@ const FSQ_FN(kernels) ALL_TABLE(FSQ_ISA) = {
     .sum_squares = sum_squares,
     .scale = scale,
     .sgd = sgd,
+    .adagrad = adagrad,
+    .rmsprop = rmsprop,
     .adam = adam,
     .fingerprint_chunk = fingerprint_chunk,
 };

@@ -82,6 +82,8 @@ typedef struct {
 
 /* What stays the same over all elements of an update (fastseq.h has the equations). */
 typedef struct { real lr, momentum, weight_decay; int nesterov, first; } sgd_constants;
+typedef struct { real lr, eps, weight_decay; } adagrad_constants;
+typedef struct { real lr, alpha, other, eps, momentum, weight_decay; } rmsprop_constants;    /* other = 1 - alpha */
 /* other = 1 - beta; rate = lr / (1 - beta1^step); correction = 1 / (1 - beta2^step); keep = 1 or, decoupled, 1 - lr weight_decay */
 typedef struct { real beta1, other1, beta2, other2, rate, correction, eps, weight_decay, keep; } adam_constants;
 
@@ -228,6 +230,8 @@ typedef struct FSQ_FN(kernels) {
     double (*sum_squares)(const real *x, ptrdiff_t n);
     void (*scale)(real *x, ptrdiff_t n, real factor);
     void (*sgd)(real *w, real *velocity, const real *grad, ptrdiff_t n, const sgd_constants *constants);
+    void (*adagrad)(real *w, real *sum, const real *grad, ptrdiff_t n, const adagrad_constants *constants);
+    void (*rmsprop)(real *w, real *square, real *velocity, real *mean, const real *grad, ptrdiff_t n, const rmsprop_constants *constants);
     void (*adam)(real *w, real *m, real *v, const real *grad, ptrdiff_t n, const adam_constants *constants);
     /* ---- fingerprint.c */
     void (*fingerprint_chunk)(uint64_t hash[2], const void *data, size_t bytes, uint64_t index);

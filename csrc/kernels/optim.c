@@ -43,6 +43,58 @@ static void sgd(real *w, real *velocity, const real *grad, ptrdiff_t n, const sg
     }
 }
 
+/* g = grad + weight_decay w; sum += g^2; w -= lr g / (sqrt(sum) + eps) */
+FSQ_INLINE vreal adagrad_step(vreal w, vreal g, vreal *sum, const adagrad_constants *s) {
+    g = vfma(vset1(s->weight_decay), w, g);
+    *sum = vfma(g, g, *sum);
+    return vfnma(vset1(s->lr), vdiv(g, vadd(vsqrt(*sum), vset1(s->eps))), w);
+}
+
+static void adagrad(real *w, real *sum, const real *grad, ptrdiff_t n, const adagrad_constants *constants) {
+    const adagrad_constants s = *constants;
+    ptrdiff_t i = 0;
+    for (; i + VL <= n; i += VL) {
+        vreal sum_i = vload(sum + i);
+        vstore(w + i, adagrad_step(vload(w + i), vload(grad + i), &sum_i, &s));
+        vstore(sum + i, sum_i);
+    }
+    if (i < n) {
+        vreal sum_i = vload_n(sum + i, n - i);
+        vstore_n(w + i, adagrad_step(vload_n(w + i, n - i), vload_n(grad + i, n - i), &sum_i, &s), n - i);
+        vstore_n(sum + i, sum_i, n - i);
+    }
+}
+
+/* g = grad + weight_decay w; square = alpha square + (1 - alpha) g^2; mean likewise of g; g /= sqrt(square - mean^2) + eps; momentum; w -= lr g.
+ * square - mean^2 is a variance, which rounding can bring below zero. */
+FSQ_INLINE vreal rmsprop_step(vreal w, vreal g, vreal *square, vreal *velocity, vreal *mean, const rmsprop_constants *s) {
+    g = vfma(vset1(s->weight_decay), w, g);
+    *square = vfma(vset1(s->alpha), *square, vmul(vset1(s->other), vmul(g, g)));
+    vreal spread = *square;
+    if (mean) {
+        *mean = vfma(vset1(s->alpha), *mean, vmul(vset1(s->other), g));
+        spread = vmax(vzero(), vfnma(*mean, *mean, spread));     /* in this order of operands a NaN passes */
+    }
+    g = vdiv(g, vadd(vsqrt(spread), vset1(s->eps)));
+    if (velocity) g = *velocity = vfma(vset1(s->momentum), *velocity, g);
+    return vfnma(vset1(s->lr), g, w);
+}
+
+static void rmsprop(real *w, real *square, real *velocity, real *mean, const real *grad, ptrdiff_t n, const rmsprop_constants *constants) {
+    const rmsprop_constants s = *constants;
+    for (ptrdiff_t i = 0; i < n; i += VL) {
+        ptrdiff_t width = n - i < VL ? n - i : VL;
+        vreal square_i = vload_n(square + i, width), velocity_i = vzero(), mean_i = vzero();
+        if (velocity) velocity_i = vload_n(velocity + i, width);
+        if (mean) mean_i = vload_n(mean + i, width);
+        vreal w_i = rmsprop_step(vload_n(w + i, width), vload_n(grad + i, width), &square_i, velocity ? &velocity_i : NULL, mean ? &mean_i : NULL, &s);
+        vstore_n(w + i, w_i, width);
+        vstore_n(square + i, square_i, width);
+        if (velocity) vstore_n(velocity + i, velocity_i, width);
+        if (mean) vstore_n(mean + i, mean_i, width);
+    }
+}
+
 /* g = grad + weight_decay w; m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; w = keep w - rate m / (sqrt(v correction) + eps) */
 FSQ_INLINE vreal adam_step(vreal w, vreal g, vreal *m, vreal *v, const adam_constants *s) {
     g = vfma(vset1(s->weight_decay), w, g);

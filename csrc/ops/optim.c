@@ -38,54 +38,90 @@ double FSQ_FN(sum_squares)(const real *x, ptrdiff_t n, int threads) {
     return sum;
 }
 
-typedef struct {
-    real *w, *m, *v;
+/* An update: what it works on, and what it does with `n` elements of w and of the state from `at` on. */
+typedef struct optim_call {
+    void (*span)(const struct optim_call *call, ptrdiff_t at, const real *grad, ptrdiff_t n);
+    real *w, *state, *second, *third;                       /* NULL: none */
     const real *grad;
-    ptrdiff_t n;
+    const int64_t *rows;
+    ptrdiff_t n, width;
     const void *constants;
 } optim_call;
 
-static void optim_scale_part(const fsq_team *team, void *context) {
+static real *optim_at(real *x, ptrdiff_t at) { return x ? x + at : NULL; }
+
+static void optim_part(const fsq_team *team, void *context) {
     const optim_call *c = context;
     ptrdiff_t from, to;
-    fsq_share(team, c->n, optim_grain, &from, &to);
-    if (from < to) FSQ_FN(kernels_now)()->scale(c->w + from, to - from, *(const real *)c->constants);
+    if (!c->rows) {
+        fsq_share(team, c->n, optim_grain, &from, &to);
+        if (from < to) c->span(c, from, c->grad + from, to - from);
+        return;
+    }
+    fsq_share(team, c->n / c->width, 1, &from, &to);
+    for (; from < to; from++) c->span(c, c->rows[from] * c->width, c->grad + from * c->width, c->width);
+}
+
+/* `speed`: bytes of w that one thread changes in a nanosecond. */
+static void optim_run(optim_call *c, double speed, int threads) {
+    if (c->n > 0) fsq_parallel(fsq_threads_for((double)c->n * sizeof(real) / speed, threads), optim_part, c);
+}
+
+static void optim_scale_span(const optim_call *c, ptrdiff_t at, const real *grad, ptrdiff_t n) {
+    (void)grad;
+    FSQ_FN(kernels_now)()->scale(c->w + at, n, *(const real *)c->constants);
 }
 
 void FSQ_FN(scale)(real *x, ptrdiff_t n, double factor, int threads) {
     real by = (real)factor;
-    optim_call c = {.w = x, .n = n, .constants = &by};
-    fsq_parallel(fsq_threads_for((double)n * sizeof(real) / 15, threads), optim_scale_part, &c);
+    optim_run(&(optim_call){.span = optim_scale_span, .w = x, .grad = x, .n = n, .constants = &by}, 15, threads);
 }
 
-static void optim_sgd_part(const fsq_team *team, void *context) {
-    const optim_call *c = context;
-    ptrdiff_t from, to;
-    fsq_share(team, c->n, optim_grain, &from, &to);
-    if (from < to) FSQ_FN(kernels_now)()->sgd(c->w + from, c->v ? c->v + from : NULL, c->grad + from, to - from, c->constants);
+static void optim_sgd_span(const optim_call *c, ptrdiff_t at, const real *grad, ptrdiff_t n) {
+    FSQ_FN(kernels_now)()->sgd(c->w + at, optim_at(c->state, at), grad, n, c->constants);
 }
 
-void FSQ_FN(sgd)(real *w, real *velocity, const real *grad, ptrdiff_t n, double lr, double momentum, int nesterov, int first,
-                 double weight_decay, int threads) {
+void FSQ_FN(sgd)(real *w, real *velocity, const real *grad, const int64_t *rows, ptrdiff_t n, ptrdiff_t width,
+                 double lr, double momentum, int nesterov, int first, double weight_decay, int threads) {
     sgd_constants s = {(real)lr, (real)momentum, (real)weight_decay, nesterov, first};
-    optim_call c = {.w = w, .v = momentum != 0 ? velocity : NULL, .grad = grad, .n = n, .constants = &s};
-    fsq_parallel(fsq_threads_for((double)n * sizeof(real) / 6, threads), optim_sgd_part, &c);
+    optim_call c = {.span = optim_sgd_span, .w = w, .state = momentum != 0 ? velocity : NULL, .grad = grad, .rows = rows, .n = n, .width = width, .constants = &s};
+    optim_run(&c, 6, threads);
 }
 
-static void optim_adam_part(const fsq_team *team, void *context) {
-    const optim_call *c = context;
-    ptrdiff_t from, to;
-    fsq_share(team, c->n, optim_grain, &from, &to);
-    if (from < to) FSQ_FN(kernels_now)()->adam(c->w + from, c->m + from, c->v + from, c->grad + from, to - from, c->constants);
+static void optim_adagrad_span(const optim_call *c, ptrdiff_t at, const real *grad, ptrdiff_t n) {
+    FSQ_FN(kernels_now)()->adagrad(c->w + at, c->state + at, grad, n, c->constants);
 }
 
-void FSQ_FN(adam)(real *w, real *m, real *v, const real *grad, ptrdiff_t n, double lr, double beta1, double beta2, double eps,
-                  double weight_decay, int decoupled, int64_t step, int threads) {
+void FSQ_FN(adagrad)(real *w, real *sum, const real *grad, const int64_t *rows, ptrdiff_t n, ptrdiff_t width,
+                     double lr, double eps, double weight_decay, int threads) {
+    adagrad_constants s = {(real)lr, (real)eps, (real)weight_decay};
+    optim_call c = {.span = optim_adagrad_span, .w = w, .state = sum, .grad = grad, .rows = rows, .n = n, .width = width, .constants = &s};
+    optim_run(&c, 5, threads);
+}
+
+static void optim_rmsprop_span(const optim_call *c, ptrdiff_t at, const real *grad, ptrdiff_t n) {
+    FSQ_FN(kernels_now)()->rmsprop(c->w + at, c->state + at, optim_at(c->second, at), optim_at(c->third, at), grad, n, c->constants);
+}
+
+void FSQ_FN(rmsprop)(real *w, real *square, real *velocity, real *mean, const real *grad, ptrdiff_t n,
+                     double lr, double alpha, double eps, double momentum, double weight_decay, int threads) {
+    rmsprop_constants s = {(real)lr, (real)alpha, (real)(1 - alpha), (real)eps, (real)momentum, (real)weight_decay};
+    optim_call c = {.span = optim_rmsprop_span, .w = w, .state = square, .second = momentum != 0 ? velocity : NULL, .third = mean,
+                    .grad = grad, .n = n, .constants = &s};
+    optim_run(&c, 4, threads);
+}
+
+static void optim_adam_span(const optim_call *c, ptrdiff_t at, const real *grad, ptrdiff_t n) {
+    FSQ_FN(kernels_now)()->adam(c->w + at, c->state + at, c->second + at, grad, n, c->constants);
+}
+
+void FSQ_FN(adam)(real *w, real *m, real *v, const real *grad, const int64_t *rows, ptrdiff_t n, ptrdiff_t width, double lr, double beta1,
+                  double beta2, double eps, double weight_decay, int decoupled, int64_t step, int threads) {
     adam_constants s = {
         .beta1 = (real)beta1, .other1 = (real)(1 - beta1), .beta2 = (real)beta2, .other2 = (real)(1 - beta2),
         .rate = (real)(lr / (1 - pow(beta1, (double)step))), .correction = (real)(1 / (1 - pow(beta2, (double)step))), .eps = (real)eps,
         .weight_decay = decoupled ? 0 : (real)weight_decay, .keep = decoupled ? (real)(1 - lr * weight_decay) : 1,
     };
-    optim_call c = {.w = w, .m = m, .v = v, .grad = grad, .n = n, .constants = &s};
-    fsq_parallel(fsq_threads_for((double)n * sizeof(real) / 4, threads), optim_adam_part, &c);
+    optim_call c = {.span = optim_adam_span, .w = w, .state = m, .second = v, .grad = grad, .rows = rows, .n = n, .width = width, .constants = &s};
+    optim_run(&c, 4, threads);
 }

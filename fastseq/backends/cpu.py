@@ -444,10 +444,44 @@ def scale(x: Array, factor: float) -> None:
 
 
 def sgd(
-    w: Array, velocity: Array | None, grad: Array, *, lr: float, momentum: float, nesterov: bool, first: bool, weight_decay: float
+    w: Array,
+    velocity: Array | None,
+    grad: Array,
+    *,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    first: bool,
+    weight_decay: float,
+    rows: Array | None = None,
 ) -> None:
-    """One step of gradient descent with momentum, as PyTorch defines it; `first` starts the velocity at the gradient."""
-    _in_place(_core.sgd, (w, velocity), grad, lr, momentum, nesterov, first, weight_decay)
+    """One step of gradient descent with momentum, as PyTorch defines it; `first` starts the velocity at the gradient.
+
+    rows: those of the table w that grad belongs to, each at most once; the others stay as they are.
+    """
+    _in_place(_core.sgd, (w, velocity), grad, rows, lr, momentum, nesterov, first, weight_decay)
+
+
+def adagrad(w: Array, total: Array, grad: Array, *, lr: float, eps: float, weight_decay: float, rows: Array | None = None) -> None:
+    """One step of Adagrad; rows as for sgd."""
+    _in_place(_core.adagrad, (w, total), grad, rows, lr, eps, weight_decay)
+
+
+def rmsprop(
+    w: Array,
+    square: Array,
+    velocity: Array | None,
+    mean: Array | None,
+    grad: Array,
+    *,
+    lr: float,
+    alpha: float,
+    eps: float,
+    momentum: float,
+    weight_decay: float,
+) -> None:
+    """One step of RMSprop; `mean` is None where it is not centred."""
+    _in_place(_core.rmsprop, (w, square, velocity, mean), grad, lr, alpha, eps, momentum, weight_decay)
 
 
 def adam(
@@ -463,9 +497,10 @@ def adam(
     weight_decay: float,
     decoupled: bool,
     step: int,
+    rows: Array | None = None,
 ) -> None:
-    """One step of Adam, or, decoupled, of AdamW; step counts from 1."""
-    _in_place(_core.adam, (w, m, v), grad, lr, beta1, beta2, eps, weight_decay, decoupled, step)
+    """One step of Adam, or, decoupled, of AdamW; step counts from 1; rows as for sgd."""
+    _in_place(_core.adam, (w, m, v), grad, rows, lr, beta1, beta2, eps, weight_decay, decoupled, step)
 
 
 def _in_place(operation: Callable[..., None], arrays: tuple[Array | None, ...], *rest: Any) -> None:

@@ -5,7 +5,8 @@ Its functions have the signatures of `cpu.py`: arrays are validated, inputs are 
 x_t, h_t, c_t are rows of a batch here, so W x is written x W^T. In each backward function the forward line that is
 differentiated stands above the lines that do it. The recurrent cells are in `reference_recurrent.py`, attention is in
 `reference_attention.py` and `reference_additive.py`, softmax and its losses are in `reference_softmax.py`, layer norm is in `reference_norm.py`,
-the attention decoder is in `reference_decoder.py`, convolution, pooling and batch norm are in `reference_conv.py`.
+the attention decoder is in `reference_decoder.py`, convolution, pooling and batch norm are in `reference_conv.py`, the optimisers' updates
+are in `reference_optim.py`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from fastseq.backends.reference_decoder import (  # noqa: F401
     attention_decoder_pack,
 )
 from fastseq.backends.reference_norm import layer_norm_backward, layer_norm_forward  # noqa: F401
+from fastseq.backends.reference_optim import adagrad, adam, rmsprop, scale, sgd, sum_squares  # noqa: F401
 from fastseq.backends.reference_philox import philox as _philox
 from fastseq.backends.reference_softmax import (  # noqa: F401
     cross_entropy_backward,
@@ -194,8 +196,8 @@ def dropout(x: Array, *, p: float, seed: int, layer: int, call: int) -> Array:
     rest = np.broadcast_to(np.array([call, layer], np.uint64), (len(blocks), 2))
     counter = np.column_stack([blocks & np.uint64(0xFFFFFFFF), blocks >> np.uint64(32), rest])
     kept = (_philox(seed, counter).reshape(-1)[: x.size] >= p * 2.0**32).reshape(x.shape)
-    scale = x.dtype.type(1 / (1 - p)) if p < 1 else x.dtype.type(0)
-    return np.where(kept, x * scale, x.dtype.type(0))
+    factor = x.dtype.type(1 / (1 - p)) if p < 1 else x.dtype.type(0)
+    return np.where(kept, x * factor, x.dtype.type(0))
 
 
 # ---------------------------------------------------------------- recurrent layers
@@ -429,54 +431,3 @@ class _RecurrentStream:
 def recurrent_stream(layers: tuple[Any, ...], *, batch_size: int, zoneout: tuple[float, float] = (0.0, 0.0)) -> Any:
     """A stream with zero state: `step`, `state`, `reset`, `load`."""
     return _RecurrentStream(layers, batch_size, zoneout)
-
-
-# ---------------------------------------------------------------- optimisers, in place
-
-
-def sum_squares(x: Array) -> float:
-    """The sum of x_i^2, in double."""
-    return float(np.sum(np.square(x, dtype=np.float64)))
-
-
-def scale(x: Array, factor: float) -> None:
-    """X *= factor."""
-    x *= x.dtype.type(factor)
-
-
-def sgd(
-    w: Array, velocity: Array | None, grad: Array, *, lr: float, momentum: float, nesterov: bool, first: bool, weight_decay: float
-) -> None:
-    """One step of gradient descent with momentum, as PyTorch defines it; `first` starts the velocity at the gradient."""
-    g = grad + weight_decay * w
-    if momentum != 0 and velocity is not None:
-        velocity[...] = g if first else momentum * velocity + g
-        g = g + momentum * velocity if nesterov else velocity
-    w -= lr * g
-
-
-def adam(
-    w: Array,
-    m: Array,
-    v: Array,
-    grad: Array,
-    *,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-    step: int,
-) -> None:
-    """One step of Adam (Kingma & Ba 2015), or, decoupled, of AdamW (Loshchilov & Hutter 2019); step counts from 1."""
-    if decoupled:
-        w *= 1 - lr * weight_decay
-        g = grad
-    else:
-        g = grad + weight_decay * w
-    m[...] = beta1 * m + (1 - beta1) * g
-    v[...] = beta2 * v + (1 - beta2) * g * g
-    m_hat = m / (1 - beta1**step)
-    v_hat = v / (1 - beta2**step)
-    w -= lr * m_hat / (np.sqrt(v_hat) + eps)

@@ -29,7 +29,8 @@ class Embedding(Module):
     padding_idx : int, optional
         The id whose row stays as it is; negative counts from the end.
     sparse : bool
-        Only False: gradients cover the whole table in this version.
+        The gradient of `weight` is a `fastseq.RowGradient`: the rows that a batch names, and no zeros for the others. For tables of
+        many more rows than that, with `SGD`, `Adagrad` or `SparseAdam`.
     dtype : float32 or float64
     rng : None, int or numpy.random.Generator
 
@@ -59,8 +60,7 @@ class Embedding(Module):
         self.embedding_dim = checked_size("embedding_dim", embedding_dim)
         if padding_idx is not None:
             padding_idx = _check.integer("padding_idx", padding_idx, -self.num_embeddings, self.num_embeddings)
-        if sparse:
-            raise ValueError("sparse: expected False, the only value that this version knows, got True")
+        self.sparse = _check.boolean("sparse", sparse)
         self.padding_idx = None if padding_idx is None else padding_idx % self.num_embeddings
         self.dtype = checked_dtype(dtype)
         table = init.normal(generator(rng), (num_embeddings, embedding_dim), self.dtype)
@@ -72,9 +72,9 @@ class Embedding(Module):
         """ids, integers of any shape -> (*ids.shape, embedding_dim). IndexError for an id that the table does not have."""
         ids = id_input(ids, "ids")
         weight = self.weight if isinstance(ids, Tensor) else self.weight.data
-        return functional.embedding(ids, weight, padding_idx=self.padding_idx)
+        return functional.embedding(ids, weight, padding_idx=self.padding_idx, sparse=self.sparse)
 
     def extra_repr(self) -> str:
         """Sizes and padding."""
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}{', sparse=True' if self.sparse else ''}"

@@ -10,6 +10,7 @@ import numpy as np
 from fastseq.autograd import Tensor
 from fastseq.backends import backend_of
 from fastseq.optim.optimizer import checked_at_least
+from fastseq.sparse import RowGradient
 
 
 def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float:
@@ -67,10 +68,13 @@ def clip_grad_value(params: Iterable[Tensor], clip_value: float) -> None:
 
 
 def _own_gradients(params: Iterable[Tensor]) -> list[np.ndarray]:
-    """The gradients that there are, each made an array that can be changed in place."""
+    """The gradients that there are, each made an array that can be changed in place; of a row-sparse one, the rows that it has."""
     gradients = []
     for p in [params] if isinstance(params, Tensor) else params:
         if p.grad is None:
+            continue
+        if isinstance(p.grad, RowGradient):
+            gradients.append(p.grad.values)
             continue
         if not (p.grad.flags.c_contiguous and p.grad.flags.writeable):
             p.grad = np.array(p.grad, order="C")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastseq.autograd import Tensor
+from fastseq.sparse import RowGradient
 
 _FLOATS = (np.float32, np.float64)
 
@@ -16,7 +17,7 @@ class Optimizer:
     """The base of the optimisers.
 
     A subclass names its per-parameter arrays in `_arrays`, checks its options in `_check` and changes one parameter in
-    `_update`.
+    `_update`; one that takes row-sparse gradients says so in `_refusal`.
 
     Parameters
     ----------
@@ -78,8 +79,9 @@ class Optimizer:
 
         Raises
         ------
-        ValueError
-            A gradient of another shape or dtype than its parameter, or a parameter whose array is read-only; then none has changed.
+        ValueError, TypeError
+            A gradient of another shape or dtype than its parameter, or of a kind that this optimiser does not take, or a parameter
+            whose array is read-only; then none has changed.
         """
         work = [
             (group, parameter)
@@ -87,18 +89,29 @@ class Optimizer:
             for parameter in group["params"]
             if parameter.grad is not None
         ]
-        for _, parameter in work:
-            _check_gradient(parameter)
         for group, parameter in work:
-            self._update(parameter.data, parameter.grad, self._state.setdefault(parameter, {}), group)
+            _check_gradient(parameter)
+            reason = self._refusal(isinstance(parameter.grad, RowGradient), group)
+            if reason:
+                raise TypeError(f"grad: {reason}")
+        for group, parameter in work:
+            by_rows = isinstance(parameter.grad, RowGradient)
+            rows, gradient = (parameter.grad.rows, parameter.grad.values) if by_rows else (None, parameter.grad)
+            self._update(parameter.data, gradient, rows, self._state.setdefault(parameter, {}), group)
             parameter._version += 1
 
     def _check(self, options: dict[str, Any]) -> None:
         """Raise ValueError where an option has no meaning."""
         raise NotImplementedError
 
-    def _update(self, array: np.ndarray, gradient: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """Change `array` and `state` in place by one step."""
+    def _refusal(self, by_rows: bool, group: dict[str, Any]) -> str:
+        """Why gradients by rows, or of whole arrays, cannot be taken with these options; "" where they can."""
+        return every_row(type(self).__name__) if by_rows else ""
+
+    def _update(
+        self, array: np.ndarray, gradient: np.ndarray, rows: np.ndarray | None, state: dict[str, Any], group: dict[str, Any]
+    ) -> None:
+        """Change `array` and `state` in place by one step; with `rows` the gradient belongs to these rows, the others are zero."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------ saving and going on
@@ -180,9 +193,14 @@ def _check_parameter(parameter: Any, i: int) -> None:
         raise TypeError(f"params[{i}]: expected float32 or float64, got {parameter.data.dtype}")
 
 
+def every_row(who: str) -> str:
+    """The refusal of a gradient by rows by what changes all rows at every step."""
+    return f"{who} changes every row at every step, got a row-sparse gradient; use Embedding(sparse=False), or SparseAdam"
+
+
 def _check_gradient(parameter: Tensor) -> None:
     gradient, data = parameter.grad, parameter.data
-    if not isinstance(gradient, np.ndarray):
+    if not isinstance(gradient, (np.ndarray, RowGradient)):
         raise TypeError(f"grad: expected an array, got {type(gradient).__name__}")
     if gradient.shape != data.shape or gradient.dtype != data.dtype:
         raise ValueError(

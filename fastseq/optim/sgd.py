@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from fastseq.backends import backend_of
-from fastseq.optim.optimizer import Optimizer, checked_at_least
+from fastseq.optim.optimizer import Optimizer, checked_at_least, every_row
 
 
 class SGD(Optimizer):
     """w -= lr v with v = momentum v + (dw + weight_decay w), as PyTorch computes it.
+
+    Takes row-sparse gradients where there is neither momentum nor weight decay.
 
     Parameters
     ----------
@@ -46,7 +48,14 @@ class SGD(Optimizer):
         if options["nesterov"] and not options["momentum"]:
             raise ValueError("nesterov: expected momentum above 0 with it, got 0")
 
-    def _update(self, array: np.ndarray, gradient: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> None:
+    def _refusal(self, by_rows: bool, group: dict[str, Any]) -> str:
+        if by_rows and (group["momentum"] or group["weight_decay"]):
+            return every_row(f"SGD with {'momentum' if group['momentum'] else 'weight_decay'}")
+        return ""
+
+    def _update(
+        self, array: np.ndarray, gradient: np.ndarray, rows: np.ndarray | None, state: dict[str, Any], group: dict[str, Any]
+    ) -> None:
         first = group["momentum"] != 0 and "momentum_buffer" not in state
         if first:
             state["momentum_buffer"] = np.empty_like(array)
@@ -60,4 +69,5 @@ class SGD(Optimizer):
             nesterov=group["nesterov"],
             first=first,
             weight_decay=group["weight_decay"],
+            rows=rows,
         )

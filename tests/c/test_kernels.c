@@ -54,6 +54,8 @@ void test_core(void);
 void test_across_isas(void);
 void test_ops_f32(void);
 void test_ops_f64(void);
+void test_optim_f32(void);
+void test_optim_f64(void);
 void test_matmul_f32(void);
 void test_matmul_f64(void);
 void test_attention_f32(void);
@@ -74,6 +76,8 @@ int main(void) {
             test_core();
             test_ops_f32();
             test_ops_f64();
+            test_optim_f32();
+            test_optim_f64();
             test_matmul_f32();
             test_matmul_f64();
             test_attention_f32();

@@ -373,64 +373,6 @@ static void test_dropout(void) {
         }
 }
 
-/* ---------------------------------------------------------------- optim */
-
-static void test_norm(void) {
-    static const ptrdiff_t sizes[] = {0, 1, 15, 16, 17, 4095, 4097, 20000};
-    for (int s = 0; s < 8; s++) {
-        ptrdiff_t n = sizes[s];
-        real *x = random_reals(n, -1, 1), *y = copy_of(x, n);
-        long double sum = 0;
-        for (ptrdiff_t i = 0; i < n; i++) sum += (long double)x[i] * x[i];
-        double found = FSQ_FN(sum_squares)(x, n, check_threads);
-        CHECK(fabsl(found - sum) <= (4 + (double)n / 16) * DBL_EPSILON * sum);   /* sixteen chains of additions */
-        CHECK(found == FSQ_FN(sum_squares)(x, n, 1));
-        FSQ_FN(scale)(y, n, 0.37, check_threads);
-        for (ptrdiff_t i = 0; i < n; i++) CHECK(y[i] == x[i] * (real)0.37);
-        check_free_all();
-    }
-}
-
-static void test_sgd(void) {
-    for (int kind = 0; kind < 16; kind++)
-        for (int l = 0; l < lengths_count; l++) {
-            ptrdiff_t n = lengths[l];
-            double momentum = kind & 1 ? 0.9 : 0, decay = kind & 8 ? 0.05 : 0;
-            int nesterov = !!(kind & 2), first = !!(kind & 4);
-            real *w = random_reals(n, -1, 1), *g = random_reals(n, -1, 1), *v = random_reals(n, -1, 1), *w0 = copy_of(w, n), *v0 = copy_of(v, n);
-            FSQ_FN(sgd)(w, kind & 1 ? v : NULL, g, n, 0.1, momentum, nesterov, first, decay, check_threads);
-            for (ptrdiff_t i = 0; i < n; i++) {
-                wide gi = g[i] + decay * (wide)w0[i], vi = first ? gi : momentum * v0[i] + gi;
-                wide step = !(kind & 1) ? gi : nesterov ? gi + momentum * vi : vi;
-                CHECK(near(w[i], w0[i] - 0.1 * step, 2, 2));
-                CHECK(kind & 1 ? near(v[i], vi, 2, 2) : v[i] == v0[i]);
-            }
-            check_free_all();
-        }
-}
-
-static void test_adam(void) {
-    static const int64_t steps[] = {1, 2, 1000};
-    for (int kind = 0; kind < 6; kind++)
-        for (int l = 0; l < lengths_count; l++) {
-            ptrdiff_t n = lengths[l];
-            int64_t step = steps[kind % 3];
-            int decoupled = kind >= 3;
-            real *w = random_reals(n, -1, 1), *g = random_reals(n, -1, 1), *m = random_reals(n, -1, 1), *v = random_reals(n, 0, 1);
-            real *w0 = copy_of(w, n), *m0 = copy_of(m, n), *v0 = copy_of(v, n);
-            FSQ_FN(adam)(w, m, v, g, n, 1e-3, 0.9, 0.999, 1e-8, 0.01, decoupled, step, check_threads);
-            for (ptrdiff_t i = 0; i < n; i++) {
-                wide gi = g[i] + (decoupled ? 0 : 0.01 * (wide)w0[i]);
-                wide mi = 0.9 * (wide)m0[i] + (1 - 0.9) * gi, vi = 0.999 * (wide)v0[i] + (1 - 0.999) * gi * gi;
-                wide root = sqrtl(vi / (1 - powl(0.999, step))) + 1e-8, keep = decoupled ? 1 - 1e-3 * 0.01 : 1;
-                wide expected = keep * w0[i] - 1e-3 / (1 - powl(0.9, step)) * mi / root;
-                CHECK(near(m[i], mi, 2, 2) && near(v[i], vi, 4, 2));
-                CHECK(near(w[i], expected, 4, 8 + 0.1 / (double)root));
-            }
-            check_free_all();
-        }
-}
-
 /* ---------------------------------------------------------------- additive attention */
 
 /* One query's scores, weights, output and, from dy, dL/d(scores) in wider arithmetic. */
@@ -504,8 +446,5 @@ void TEST_NAME(test_ops)(void) {
     test_cross_entropy_confident();
     test_embedding();
     test_dropout();
-    test_norm();
-    test_sgd();
-    test_adam();
     test_additive_attention();
 }
