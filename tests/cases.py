@@ -147,6 +147,19 @@ def _cross_entropy() -> Iterator[Case]:
     yield case(0, 5, reduction="none")
 
 
+def _losses() -> Iterator[Case]:
+    for op, options in (("mse_loss", {}), ("l1_loss", {}), ("huber_loss", {"delta": 0.7}), ("binary_cross_entropy_with_logits", {"pos_weight": 3.0})):
+        for shape in [(), (17,), (3, 5)]:
+            for reduction in ("mean", "sum", "none"):
+                yield Case(op, {"input": shape, "target": shape}, options | {"reduction": reduction}, terms=prod(shape))
+    yield Case("binary_cross_entropy_with_logits", {"input": (4, 3), "target": (4, 3)}, terms=12)
+    for shape in [(17,), (3, 5)]:
+        yield Case("rmse_loss", {"input": shape, "target": shape}, terms=2 * prod(shape))
+    for reduction in ("mean", "sum", "none"):
+        yield Case("negative_sampling_loss", {"positive": (5,), "negative": (5, 3)}, {"reduction": reduction}, terms=20)
+        yield Case("negative_sampling_loss", {"positive": (2, 3), "negative": (2, 3, 17)}, {"reduction": reduction}, terms=102)
+
+
 def layer_norm_case(rows: tuple[int, ...], width: int, given: str = "weight bias", **options: Any) -> Case:
     """Layer norm; `given` names the arrays beside x."""
     shapes = {"x": (*rows, width)} | {name: (*rows, width) if name == "residual" else (width,) for name in given.split()}
@@ -414,6 +427,6 @@ def _lstm() -> Iterator[Case]:
 
 
 CASES: tuple[Case, ...] = (
-    *_pointwise(), *_softmax(), *_cross_entropy(), *_linear_cross_entropy(), *_layer_norm(), *_embedding(), *_linear(), *_matmul(), *_dropout(),
+    *_pointwise(), *_softmax(), *_cross_entropy(), *_losses(), *_linear_cross_entropy(), *_layer_norm(), *_embedding(), *_linear(), *_matmul(), *_dropout(),
     *_attention(), *_additive(), *_lstm(), *_conv(), *_max_pool(), *_batch_norm(),
 )  # fmt: skip

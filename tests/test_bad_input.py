@@ -132,6 +132,11 @@ REFUSED = [
     (lambda: fs.where(A[0] > 0, A.T, A), ValueError, "condition, a, b: shapes do not broadcast, got"),
     (lambda: F.mse_loss(A, A[0]), ValueError, r"target: expected shape \(4, 3\), got \(3,\)"),
     (lambda: F.l1_loss(A, A.astype(f64)), TypeError, "target: expected float32, got float64"),
+    (lambda: F.rmse_loss(A, A[0]), ValueError, r"target: expected shape \(4, 3\), got \(3,\)"),
+    (lambda: F.huber_loss(A, A, delta=0), ValueError, "delta: expected more than 0, got 0"),
+    (lambda: F.binary_cross_entropy_with_logits(A, A > 0), TypeError, "target: expected float32, got bool"),
+    (lambda: F.binary_cross_entropy_with_logits(A, A, pos_weight=A[0, :2]), ValueError, r"pos_weight: expected a shape that broadcasts to \(4, 3\), got \(2,\)"),
+    (lambda: F.negative_sampling_loss(A, A), ValueError, r"negative: expected shape \(4, 3, K\), got \(4, 3\)"),
     (lambda: F.mse_loss(A, A, reduction=None), ValueError, "reduction: expected 'mean', 'sum' or 'none', got None"),
 ]  # fmt: skip
 

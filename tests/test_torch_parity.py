@@ -60,6 +60,11 @@ def torch_self_attention(qkv, *, num_heads, batch_first, **options):
     return y if batch_first else y.swapaxes(0, 1), *weights
 
 
+def torch_negative_sampling(positive, negative, *, reduction):
+    losses = -F.logsigmoid(positive) - F.logsigmoid(-negative).sum(-1)
+    return losses if reduction == "none" else getattr(losses, reduction)()
+
+
 def torch_function(case):
     """What computes the same in PyTorch, from the same arguments."""
     options = dict(case.options)
@@ -89,6 +94,14 @@ def torch_function(case):
         return lambda x, *more: F.batch_norm(x, None, None, training=True, **dict(zip(names, more, strict=True)), **options)
     if case.op in ("gelu", "silu", "softplus", "elu", "leaky_relu", "max_pool2d"):
         return lambda x: getattr(F, case.op)(x, **options)
+    if case.op == "binary_cross_entropy_with_logits":
+        return lambda x, t: F.binary_cross_entropy_with_logits(x, t, **options | {"pos_weight": torch.tensor(options.get("pos_weight", 1.0))})
+    if case.op in ("mse_loss", "l1_loss", "huber_loss"):
+        return lambda *arguments: getattr(F, case.op)(*arguments, **options)
+    if case.op == "rmse_loss":
+        return lambda x, t: F.mse_loss(x, t).sqrt()
+    if case.op == "negative_sampling_loss":
+        return lambda positive, negative: torch_negative_sampling(positive, negative, **options)
     return lambda *arguments: getattr(torch, case.op)(*arguments)
 
 

@@ -52,7 +52,14 @@ from fastseq.functional.linear_cross_entropy import (
     linear_cross_entropy_backward,
     linear_cross_entropy_forward,
 )
-from fastseq.functional.losses import l1_loss, mse_loss
+from fastseq.functional.losses import (
+    binary_cross_entropy_with_logits,
+    huber_loss,
+    l1_loss,
+    mse_loss,
+    negative_sampling_loss,
+    rmse_loss,
+)
 from fastseq.functional.lstm import lstm, lstm_backward, lstm_forward
 from fastseq.functional.matmul import linear, matmul, pack
 from fastseq.functional.max_pool import max_pool2d
@@ -77,6 +84,7 @@ __all__ = [
     "attention_decoder_backward",
     "attention_decoder_forward",
     "batch_norm",
+    "binary_cross_entropy_with_logits",
     "concatenate",
     "conv1d",
     "conv2d",
@@ -93,6 +101,7 @@ __all__ = [
     "gru_backward",
     "gru_forward",
     "hardtanh",
+    "huber_loss",
     "l1_loss",
     "layer_norm",
     "layer_norm_backward",
@@ -119,6 +128,7 @@ __all__ = [
     "mut_backward",
     "mut_forward",
     "neg",
+    "negative_sampling_loss",
     "pack",
     "pow",
     "relu",
@@ -127,6 +137,7 @@ __all__ = [
     "rms_norm",
     "rms_norm_backward",
     "rms_norm_forward",
+    "rmse_loss",
     "rnn",
     "rnn_backward",
     "rnn_forward",

@@ -1,18 +1,27 @@
-"""Regression losses: mean squared and mean absolute error."""
+"""Losses of each element: squared, absolute and Huber's for regression, binary cross entropy, negative sampling."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from fastseq.autograd import Array, ArrayOrTensor, result
+from fastseq.backends import backend_of
 from fastseq.functional import _check
 
 
-def _difference(input: ArrayOrTensor, target: ArrayOrTensor, reduction: str) -> Array:
+def _pair(input: ArrayOrTensor, target: ArrayOrTensor, reduction: str) -> tuple[Array, Array]:
+    """The two arrays, checked."""
     prediction = _check.floats("input", input)
     wanted = _check.like("target", target, prediction)
     _check.shape("target", wanted, prediction.shape)
     _check.reduction(reduction)
+    return prediction, wanted
+
+
+def _difference(input: ArrayOrTensor, target: ArrayOrTensor, reduction: str) -> Array:
+    prediction, wanted = _pair(input, target, reduction)
     return prediction - wanted
 
 
@@ -78,3 +87,172 @@ def l1_loss(input: ArrayOrTensor, target: ArrayOrTensor, *, reduction: str = "me
         return d, -d
 
     return result(loss, (input, target), backward, "l1_loss")
+
+
+def rmse_loss(input: ArrayOrTensor, target: ArrayOrTensor) -> ArrayOrTensor:
+    """The root of the mean of (input - target)^2; arguments and errors as in `mse_loss`. Its gradient where all agree is 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastseq as fs
+    >>> float(fs.functional.rmse_loss(np.zeros(2), np.array([1.0, 7.0])))
+    5.0
+    """
+    difference = _difference(input, target, "mean")
+    loss = np.sqrt(np.mean(difference * difference))
+
+    def backward(dloss: Array) -> tuple[Array, Array]:
+        # loss^2 = mean(difference^2)
+        scale = dloss / (loss * difference.size) if loss != 0 else np.zeros_like(dloss)
+        d = difference * scale
+        return d, -d
+
+    return result(loss, (input, target), backward, "rmse_loss")
+
+
+def huber_loss(input: ArrayOrTensor, target: ArrayOrTensor, *, delta: float = 1.0, reduction: str = "mean") -> ArrayOrTensor:
+    """With d = input - target: d^2 / 2 where |d| <= delta, delta (|d| - delta / 2) beyond (Huber 1964), averaged over all elements.
+
+    Parameters
+    ----------
+    input : ndarray or Tensor, float32 or float64
+    target : ndarray or Tensor of input's shape and dtype
+    delta : float
+        More than 0.
+    reduction : {"mean", "sum", "none"}
+
+    Returns
+    -------
+    ndarray or Tensor (), or of input's shape without a reduction
+
+    Raises
+    ------
+    ValueError, TypeError
+        If shapes, dtypes, delta or the reduction are wrong.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastseq as fs
+    >>> fs.functional.huber_loss(np.zeros(2), np.array([1.0, 3.0]), reduction="none")
+    array([0.5, 2.5])
+    """
+    difference = _difference(input, target, reduction)
+    if not delta > 0:
+        raise ValueError(f"delta: expected more than 0, got {delta}")
+    inner = np.clip(difference, -delta, delta)  # the loss's derivative
+    loss, divisor = _reduced(inner * (difference - inner / 2), reduction)
+
+    def backward(dloss: Array) -> tuple[Array, Array]:
+        d = inner * (dloss / divisor)
+        return d, -d
+
+    return result(loss, (input, target), backward, "huber_loss")
+
+
+def binary_cross_entropy_with_logits(
+    input: ArrayOrTensor, target: ArrayOrTensor, *, pos_weight: Array | float = 1.0, reduction: str = "mean"
+) -> ArrayOrTensor:
+    """-pos_weight t log s(x) - (1 - t) log(1 - s(x)), averaged over all elements, s the logistic function; no score is too large for it.
+
+    Parameters
+    ----------
+    input : ndarray or Tensor, float32 or float64
+        Scores x before the logistic function.
+    target : ndarray or Tensor of input's shape and dtype
+        Probabilities t, 0 or 1 for labels.
+    pos_weight : float, or ndarray that broadcasts to input's shape
+        Counts the positive examples so often, for labels that are mostly 0.
+    reduction : {"mean", "sum", "none"}
+
+    Returns
+    -------
+    ndarray or Tensor (), or of input's shape without a reduction
+
+    Raises
+    ------
+    ValueError, TypeError
+        If shapes, dtypes or the reduction are wrong.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastseq as fs
+    >>> x, t = np.array([0.0, 1000.0]), np.array([1.0, 0.0])
+    >>> fs.functional.binary_cross_entropy_with_logits(x, t, reduction="none").round(4)
+    array([6.931e-01, 1.000e+03])
+    """
+    x, t = _pair(input, target, reduction)
+    weight = _weight_of_positives(pos_weight, x)
+    missed, raised = weight * _softplus(-x), _softplus(x)  # of a positive and of a negative example
+    loss, divisor = _reduced(t * missed + (1 - t) * raised, reduction)
+
+    def backward(dloss: Array) -> tuple[Array, Array]:
+        return ((1 - t) * _logistic(x) - weight * t * _logistic(-x)) * (dloss / divisor), (missed - raised) * (dloss / divisor)
+
+    return result(loss, (input, target), backward, "binary_cross_entropy_with_logits")
+
+
+def negative_sampling_loss(positive: ArrayOrTensor, negative: ArrayOrTensor, *, reduction: str = "mean") -> ArrayOrTensor:
+    """-log s(positive) - sum over K of log s(-negative), s the logistic function: a true pair against K drawn ones.
+
+    The objective of skip-gram with negative sampling (Mikolov et al. 2013, equation 4).
+
+    Parameters
+    ----------
+    positive : ndarray or Tensor (...), float32 or float64
+        Scores of the pairs that were seen.
+    negative : ndarray or Tensor (..., K), of positive's dtype
+        Scores of each one's drawn pairs.
+    reduction : {"mean", "sum", "none"}
+        Over the pairs that were seen.
+
+    Returns
+    -------
+    ndarray or Tensor (), or of positive's shape without a reduction
+
+    Raises
+    ------
+    ValueError, TypeError
+        If shapes, dtypes or the reduction are wrong.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastseq as fs
+    >>> float(fs.functional.negative_sampling_loss(np.zeros(4), np.zeros((4, 5))).round(4))  # 6 log 2
+    4.1589
+    """
+    seen = _check.floats("positive", positive)
+    drawn = _check.like("negative", negative, seen)
+    _check.shape("negative", drawn, (*seen.shape, "K"))
+    _check.reduction(reduction)
+    loss, divisor = _reduced(_softplus(-seen) + _softplus(drawn).sum(axis=-1), reduction)
+
+    def backward(dloss: Array) -> tuple[Array, Array]:
+        each = np.asarray(dloss / divisor)
+        return -_logistic(-seen) * each, _logistic(drawn) * each[..., None]
+
+    return result(loss, (positive, negative), backward, "negative_sampling_loss")
+
+
+def _logistic(x: Array) -> Array:
+    """1 / (1 + exp(-x))."""
+    x = np.asarray(x)
+    return backend_of(x).pointwise_forward(x, function="sigmoid")
+
+
+def _softplus(x: Array) -> Array:
+    """log(1 + exp(x)), exact for any x."""
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+def _weight_of_positives(pos_weight: Any, x: Array) -> Array:
+    """`pos_weight` in the dtype of the scores x, checked to broadcast to their shape."""
+    weight = np.asarray(_check.plain("pos_weight", pos_weight), x.dtype)
+    try:
+        np.broadcast_to(weight, x.shape)
+    except ValueError:
+        raise ValueError(f"pos_weight: expected a shape that broadcasts to {x.shape}, got {weight.shape}") from None
+    return weight
