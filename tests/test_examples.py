@@ -1,6 +1,7 @@
 """Every example runs, as a reader would run it, with a budget that only shows that it does."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,10 @@ if not EXAMPLES:
 WRITES = {
     "audio_stream.py": "audio_stream.wav",
     "gradient_flow.py": "gradient_flow.png",
+    "name_language.py": "name_language.png",
+    "part_of_speech.py": "part_of_speech.png",
     "phonemes.py": "phonemes.png",
+    "sentiment.py": "sentiment.png",
     "toy_self_attention.py": "toy_self_attention.png",
     "translation.py": "translation.png",
 }
@@ -25,6 +29,13 @@ WRITES = {
 def run(path, folder, *options):
     environment = os.environ | {"FASTSEQ_QUICK": "1", "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
     return subprocess.run([sys.executable, str(path), *options], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture(autouse=True)
+def packages(request):
+    """An example that imports what is not installed is passed over."""
+    for name in re.findall(r"^(?:import|from) (\w+)", request.getfixturevalue("path").read_text(), re.M):
+        pytest.importorskip(name)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
