@@ -2,7 +2,9 @@
 
 from fastseq.models.forecaster import Forecaster
 from fastseq.models.language_model import LanguageModel
+from fastseq.models.lenet import LeNet
 from fastseq.models.masked_language_model import MaskedLanguageModel, mask_tokens
+from fastseq.models.mlp import MLP, Perceptron
 from fastseq.models.seq2seq import Seq2Seq
 from fastseq.models.sequence_classifier import SequenceClassifier
 from fastseq.models.sequence_tagger import SequenceTagger
@@ -10,9 +12,12 @@ from fastseq.models.subwords import SubwordVocabulary
 from fastseq.models.vocabulary import Vocabulary, as_vocabulary
 
 __all__ = [
+    "MLP",
     "Forecaster",
     "LanguageModel",
+    "LeNet",
     "MaskedLanguageModel",
+    "Perceptron",
     "Seq2Seq",
     "SequenceClassifier",
     "SequenceTagger",
