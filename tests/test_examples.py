@@ -16,7 +16,9 @@ if not EXAMPLES:
 #: What an example leaves in the folder that it is run in.
 WRITES = {
     "audio_stream.py": "audio_stream.wav",
+    "forecasting.py": "forecasting.png",
     "gradient_flow.py": "gradient_flow.png",
+    "long_memory.py": "long_memory.png",
     "name_language.py": "name_language.png",
     "part_of_speech.py": "part_of_speech.png",
     "phonemes.py": "phonemes.png",
