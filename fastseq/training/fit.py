@@ -161,8 +161,9 @@ class _Loop:
         if s.schedule is not None and not s.schedule_takes_figure:
             s.schedule.step()
         at.step += 1
-        at.loss = float(np.average(losses, weights=weights))
-        s.loss_sum, s.rows = s.loss_sum + at.loss * sum(weights), s.rows + sum(weights)
+        loss_sum = sum(value * weight for value, weight in zip(losses, weights, strict=True))
+        at.loss = loss_sum / sum(weights)
+        s.loss_sum, s.rows = s.loss_sum + loss_sum, s.rows + sum(weights)
 
     def _look(self) -> None:
         """The figures of the epoch that ends, the validation's among them."""
