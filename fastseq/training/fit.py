@@ -250,5 +250,6 @@ class _Loop:
     def _diverged(self, what: str, where: str) -> TrainingDiverged:
         """The error to raise; the model's numbers are finite again."""
         at, model = self.at, self.s.make_finite()
-        message = f"{what} in epoch {at.epoch}, batch {at.batch}, at step {at.step + 1} (learning rate {at.learning_rate:.2g}): {where}"
-        return TrainingDiverged(f"{message}; {model}; try a smaller learning rate, or max_norm", at.epoch, at.batch, at.step + 1, where)
+        message = f"{what} in epoch {at.epoch}, batch {at.batch}, at step {at.step + 1} (learning rate {at.learning_rate:.2g}): {where}; {model}"
+        advice = "" if where.startswith("array") else "; try a smaller learning rate, or max_norm"
+        return TrainingDiverged(message + advice, at.epoch, at.batch, at.step + 1, where)
