@@ -136,6 +136,8 @@ REFUSED = [
     (lambda: F.huber_loss(A, A, delta=0), ValueError, "delta: expected more than 0, got 0"),
     (lambda: F.binary_cross_entropy_with_logits(A, A > 0), TypeError, "target: expected float32, got bool"),
     (lambda: F.binary_cross_entropy_with_logits(A, A, pos_weight=A[0, :2]), ValueError, r"pos_weight: expected a shape that broadcasts to \(4, 3\), got \(2,\)"),
+    (lambda: F.negative_sampling_loss(A[:, 0], A[:, :0]), ValueError, r"negative: expected at least one drawn pair, got shape \(4, 0\)"),
+    (lambda: F.negative_sampling_loss(A[:, 0], A, count=0), ValueError, "count: expected more than 0, got 0"),
     (lambda: F.negative_sampling_loss(A, A), ValueError, r"negative: expected shape \(4, 3, K\), got \(4, 3\)"),
     (lambda: F.mse_loss(A, A, reduction=None), ValueError, "reduction: expected 'mean', 'sum' or 'none', got None"),
 ]  # fmt: skip

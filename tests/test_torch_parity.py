@@ -60,8 +60,8 @@ def torch_self_attention(qkv, *, num_heads, batch_first, **options):
     return y if batch_first else y.swapaxes(0, 1), *weights
 
 
-def torch_negative_sampling(positive, negative, *, reduction):
-    losses = -F.logsigmoid(positive) - F.logsigmoid(-negative).sum(-1)
+def torch_negative_sampling(positive, negative, *, reduction, count=None):
+    losses = -F.logsigmoid(positive) - F.logsigmoid(-negative).mean(-1) * (count or negative.shape[-1])
     return losses if reduction == "none" else getattr(losses, reduction)()
 
 

@@ -194,7 +194,9 @@ def binary_cross_entropy_with_logits(
     return result(loss, (input, target), backward, "binary_cross_entropy_with_logits")
 
 
-def negative_sampling_loss(positive: ArrayOrTensor, negative: ArrayOrTensor, *, reduction: str = "mean") -> ArrayOrTensor:
+def negative_sampling_loss(
+    positive: ArrayOrTensor, negative: ArrayOrTensor, *, count: float | None = None, reduction: str = "mean"
+) -> ArrayOrTensor:
     """-log s(positive) - sum over K of log s(-negative), s the logistic function: a true pair against K drawn ones.
 
     The objective of skip-gram with negative sampling (Mikolov et al. 2013, equation 4).
@@ -204,7 +206,9 @@ def negative_sampling_loss(positive: ArrayOrTensor, negative: ArrayOrTensor, *, 
     positive : ndarray or Tensor (...), float32 or float64
         Scores of the pairs that were seen.
     negative : ndarray or Tensor (..., K), of positive's dtype
-        Scores of each one's drawn pairs.
+        Scores of each one's drawn pairs, K at least 1.
+    count : float, optional
+        As how many the K drawn pairs count, more than 0: K, where it is left out. With fewer, many pairs can share many draws.
     reduction : {"mean", "sum", "none"}
         Over the pairs that were seen.
 
@@ -215,7 +219,7 @@ def negative_sampling_loss(positive: ArrayOrTensor, negative: ArrayOrTensor, *, 
     Raises
     ------
     ValueError, TypeError
-        If shapes, dtypes or the reduction are wrong.
+        If shapes, dtypes, the count or the reduction are wrong.
 
     Examples
     --------
@@ -228,11 +232,16 @@ def negative_sampling_loss(positive: ArrayOrTensor, negative: ArrayOrTensor, *, 
     drawn = _check.like("negative", negative, seen)
     _check.shape("negative", drawn, (*seen.shape, "K"))
     _check.reduction(reduction)
-    loss, divisor = _reduced(_softplus(-seen) + _softplus(drawn).sum(axis=-1), reduction)
+    if not drawn.shape[-1]:
+        raise ValueError(f"negative: expected at least one drawn pair, got shape {drawn.shape}")
+    if count is not None and not count > 0:
+        raise ValueError(f"count: expected more than 0, got {count}")
+    weight = 1.0 if count is None else count / drawn.shape[-1]
+    loss, divisor = _reduced(_softplus(-seen) + weight * _softplus(drawn).sum(axis=-1), reduction)
 
     def backward(dloss: Array) -> tuple[Array, Array]:
         each = np.asarray(dloss / divisor)
-        return -_logistic(-seen) * each, _logistic(drawn) * each[..., None]
+        return -_logistic(-seen) * each, _logistic(drawn) * (weight * each)[..., None]
 
     return result(loss, (positive, negative), backward, "negative_sampling_loss")
 
