@@ -8,6 +8,7 @@ from fastseq.models.mlp import MLP, Perceptron
 from fastseq.models.seq2seq import Seq2Seq
 from fastseq.models.sequence_classifier import SequenceClassifier
 from fastseq.models.sequence_tagger import SequenceTagger
+from fastseq.models.skip_gram import SkipGram
 from fastseq.models.subwords import SubwordVocabulary
 from fastseq.models.vocabulary import Vocabulary, as_vocabulary
 
@@ -21,6 +22,7 @@ __all__ = [
     "Seq2Seq",
     "SequenceClassifier",
     "SequenceTagger",
+    "SkipGram",
     "SubwordVocabulary",
     "Vocabulary",
     "as_vocabulary",

@@ -10,6 +10,7 @@ from fastseq.training.evaluation import evaluate
 from fastseq.training.fit import fit
 from fastseq.training.history import History
 from fastseq.training.pretraining import MaskedPairs
+from fastseq.training.skip_gram import SkipGramBatches
 from fastseq.training.streams import TextStreams
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "History",
     "MaskedPairs",
     "Progress",
+    "SkipGramBatches",
     "TextStreams",
     "TrainingDiverged",
     "bits_per_character",
