@@ -25,6 +25,7 @@ WRITES = {
     "sentiment.py": "sentiment.png",
     "toy_self_attention.py": "toy_self_attention.png",
     "translation.py": "translation.png",
+    "underfit_overfit.py": "underfit_overfit.png",
 }
 
 

@@ -97,4 +97,4 @@ def _lines(ax: Any, drawn: dict[str, np.ndarray], names: list[str], first: int) 
 def _mark_lowest(ax: Any, values: np.ndarray) -> None:
     best = int(np.nanargmin(values))
     ax.plot([best + 1], [values[best]], "o", markersize=9, markerfacecolor="none", markeredgecolor="0.3")
-    ax.annotate(f"{values[best]:.3g}", (best + 1, values[best]), (0, 9), textcoords="offset points", ha="center", fontsize=9, color="0.3")
+    ax.annotate(f"{values[best]:.3g}", (best + 1, values[best]), (6, 6), textcoords="offset points", fontsize=9, color="0.3")

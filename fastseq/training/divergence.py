@@ -51,7 +51,7 @@ def origin_of_loss(model: Module, batch: Any = (), loss: Any = None, state: Carr
 
 def origin_of_gradient(model: Module) -> str:
     """Which parameter's gradient is not finite; of several the last one of the model, for gradients come from the end."""
-    bad = [name for name, p in model.named_parameters() if isinstance(p.grad, np.ndarray) and _bad(p.grad)]
+    bad = [name for name, p in model.named_parameters() if p.grad is not None and _bad(np.asarray(p.grad))]
     if not bad:
         return "the norm of the gradient overflows"
     return f"the gradient of {bad[-1]} is not finite" + (f", nor are those of {len(bad) - 1} parameters before it" if bad[1:] else "")

@@ -161,8 +161,9 @@ class _Loop:
         if s.schedule is not None and not s.schedule_takes_figure:
             s.schedule.step()
         at.step += 1
-        at.loss = float(np.average(losses, weights=weights))
-        s.loss_sum, s.rows = s.loss_sum + at.loss * sum(weights), s.rows + sum(weights)
+        loss_sum = sum(value * weight for value, weight in zip(losses, weights, strict=True))
+        at.loss = loss_sum / sum(weights)
+        s.loss_sum, s.rows = s.loss_sum + loss_sum, s.rows + sum(weights)
 
     def _look(self) -> None:
         """The figures of the epoch that ends, the validation's among them."""
@@ -249,5 +250,6 @@ class _Loop:
     def _diverged(self, what: str, where: str) -> TrainingDiverged:
         """The error to raise; the model's numbers are finite again."""
         at, model = self.at, self.s.make_finite()
-        message = f"{what} in epoch {at.epoch}, batch {at.batch}, at step {at.step + 1} (learning rate {at.learning_rate:.2g}): {where}"
-        return TrainingDiverged(f"{message}; {model}; try a smaller learning rate, or max_norm", at.epoch, at.batch, at.step + 1, where)
+        message = f"{what} in epoch {at.epoch}, batch {at.batch}, at step {at.step + 1} (learning rate {at.learning_rate:.2g}): {where}; {model}"
+        advice = "" if where.startswith("array") else "; try a smaller learning rate, or max_norm"
+        return TrainingDiverged(message + advice, at.epoch, at.batch, at.step + 1, where)
