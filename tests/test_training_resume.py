@@ -220,6 +220,8 @@ def test_a_file_holds_exactly_what_was_written(tmp_path):
         assert np.array_equal(found["arrays"][key], array)
     with pytest.raises(TypeError, match=r"state\.a\[1\]: expected numbers, strings, arrays, .* got object"):
         write_checkpoint(path, {"a": [1, object()]})
+    with pytest.raises(TypeError, match=r"state\.words: expected numbers, strings, arrays, .* got an array of <U1"):
+        write_checkpoint(path, {"words": np.array(["a", "b"])})
     assert read_checkpoint(path)["numbers"] == state["numbers"]
 
 

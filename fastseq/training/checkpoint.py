@@ -124,7 +124,7 @@ def _encode(value: Any, where: str, arrays: dict[str, np.ndarray]) -> Any:
     """`value` as JSON, exactly; what JSON lacks becomes a dict with one key that says what it is."""
     if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, np.generic)):
         return value
-    if isinstance(value, (np.ndarray, np.generic)):
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
         name = str(len(arrays))
         arrays[name] = np.ascontiguousarray(value).reshape(np.shape(value))
         return {"array" if isinstance(value, np.ndarray) else "scalar": name}
@@ -132,7 +132,11 @@ def _encode(value: Any, where: str, arrays: dict[str, np.ndarray]) -> Any:
         return {"tuple" if isinstance(value, tuple) else "list": [_encode(v, f"{where}[{k}]", arrays) for k, v in enumerate(value)]}
     if isinstance(value, dict):
         return {"dict": [[_encode(k, where, arrays), _encode(v, f"{where}.{k}", arrays)] for k, v in value.items()]}
-    raise TypeError(f"{where}: expected numbers, strings, arrays, and lists and dicts of them, which a file can hold, got {type(value).__name__}")
+    raise TypeError(f"{where}: expected numbers, strings, arrays, and lists and dicts of them, which a file can hold, got {_kind(value)}")
+
+
+def _kind(value: Any) -> str:
+    return f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
@@ -157,6 +161,8 @@ def _remove_leftovers(path: str) -> None:
 
 
 def _is_running(process: int) -> bool:
+    if os.name != "posix":
+        return True  # there is no signal 0 to ask with
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -118,10 +118,11 @@ def fit(
 
 
 class _Loop:
-    """One call of `fit`. `at` says where it is; `s` holds all that a checkpoint keeps."""
+    """One call of `fit`. `state` is all that a checkpoint keeps, `at` the part of it that says where the training is."""
 
-    def __init__(self, s: TrainingState, max_norm: float, checkpoint: Checkpoint | None, interrupted: threading.Event) -> None:
-        self.s, self.at, self.max_norm, self.checkpoint, self.interrupted = s, s.at, max_norm, checkpoint, interrupted
+    def __init__(self, state: TrainingState, max_norm: float, checkpoint: Checkpoint | None, interrupted: threading.Event) -> None:
+        self.state, self.at, self.max_norm = state, state.at, max_norm
+        self.checkpoint, self.interrupted = checkpoint, interrupted
 
     def run(self) -> History:
         """Every epoch that is left."""
@@ -144,7 +145,7 @@ class _Loop:
 
     def _step(self, group: list[Any]) -> None:
         """Learn from some batches: one step of the optimiser, with the mean of their gradients."""
-        s, at, weights, losses = self.s, self.at, [rows_of(batch) for batch in group], []
+        s, at, weights, losses = self.state, self.at, [rows_of(batch) for batch in group], []
         s.model.zero_grad()
         s.optimizer.zero_grad()
         for batch, weight in zip(group, weights, strict=True):
@@ -167,7 +168,7 @@ class _Loop:
 
     def _look(self) -> None:
         """The figures of the epoch that ends, the validation's among them."""
-        s = self.s
+        s = self.state
         figures = {"loss": s.loss_sum / s.rows}
         if s.validation is not None:
             found = self._validated()
@@ -179,7 +180,7 @@ class _Loop:
         s.keep_if_finite()
 
     def _validated(self) -> dict[str, float]:
-        s = self.s
+        s = self.state
         if not callable(s.validation):
             return {"validation_loss": evaluate(s.model, s.validation, loss=s.loss, state=s.carried)}
         with without_a_trace(s.model, s.carried):
@@ -191,7 +192,7 @@ class _Loop:
 
     def _groups(self) -> Iterator[list[Any]]:
         """The batches of the epoch, as many together as make a step; those from before the checkpoint are passed over."""
-        s, used = self.s, self.at.batch
+        s, used = self.state, self.at.batch
         if used:
             now = s.random_state()
             s.restore_random_state(s.epoch_start["random"])
@@ -212,12 +213,12 @@ class _Loop:
 
     def _begin(self) -> None:
         """Training mode, and on from the checkpoint if there is one."""
-        if not self.s.model.training:
-            self.s.model.train()
+        if not self.state.model.training:
+            self.state.model.train()
         found = self.checkpoint.read() if self.checkpoint else None
         if found is not None:
-            self.s.load_state_dict(found)
-        self.s.keep_if_finite()
+            self.state.load_state_dict(found)
+        self.state.keep_if_finite()
         self.began = time.perf_counter() - self.at.seconds
         self._call("on_begin")
 
@@ -228,13 +229,13 @@ class _Loop:
         self.at.history.stopped = "interrupted" if self.interrupted.is_set() else "early" if self.at.stop else "finished"
         self._save()
         self._call("on_end")
-        self.s.model.eval()
+        self.state.model.eval()
         return self.at.history
 
     def _call(self, moment: str) -> None:
         self.at.seconds = time.perf_counter() - self.began
         self.at.history.steps, self.at.history.seconds = self.at.step, self.at.seconds
-        for callback in self.s.callbacks:
+        for callback in self.state.callbacks:
             getattr(callback, moment)(self.at)
 
     def _save_if_due(self) -> None:
@@ -243,13 +244,13 @@ class _Loop:
 
     def _save(self) -> None:
         if self.checkpoint:
-            if not self.s.is_finite():
-                raise self._diverged("a parameter is no longer finite", origin_of_loss(self.s.model))
-            self.checkpoint.write(self.s.state_dict(), self.at.step)
+            if not self.state.is_finite():
+                raise self._diverged("a parameter is no longer finite", origin_of_loss(self.state.model))
+            self.checkpoint.write(self.state.state_dict(), self.at.step)
 
     def _diverged(self, what: str, where: str) -> TrainingDiverged:
         """The error to raise; the model's numbers are finite again."""
-        at, model = self.at, self.s.make_finite()
+        at, model = self.at, self.state.make_finite()
         message = f"{what} in epoch {at.epoch}, batch {at.batch}, at step {at.step + 1} (learning rate {at.learning_rate:.2g}): {where}; {model}"
         advice = "" if where.startswith("array") else "; try a smaller learning rate, or max_norm"
         return TrainingDiverged(message + advice, at.epoch, at.batch, at.step + 1, where)
