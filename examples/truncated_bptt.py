@@ -18,22 +18,26 @@ QUICK = bool(os.environ.get("FASTSEQ_QUICK"))  # only to see that it runs
 BATCH, PIECE = 16, 20
 
 
-def train(signal, delay, steps, carry):
-    """The mean squared error over the last tenth of the pieces, with the state carried over or zero at each beginning."""
-    gru, head = fs.nn.GRU(1, 48, rng=0), fs.nn.Linear(48, 1, rng=1)
-    parameters = [*gru.parameters(), *head.parameters()]
-    adam, state, losses = fs.optim.Adam(parameters, lr=5e-3), None, []
-    for start in range(delay, delay + steps * PIECE, PIECE):
-        x, wanted = signal[start : start + PIECE], signal[start - delay : start - delay + PIECE]
-        y, state = gru(fs.Tensor(x), state)
-        state = state.detach() if carry else None  # an LSTM's is a pair: tuple(s.detach() for s in state)
-        loss = fs.functional.mse_loss(head(y), wanted)
-        adam.zero_grad()
-        loss.backward()
-        fs.optim.clip_grad_norm(parameters, 1.0)
-        adam.step()
-        losses.append(loss.item())
-    return float(np.mean(losses[-max(1, steps // 10) :]))
+class Echo(fs.nn.Module):
+    """A GRU that is to say what it read some steps ago."""
+
+    def __init__(self):
+        self.gru, self.head = fs.nn.GRU(1, 48, rng=0), fs.nn.Linear(48, 1, rng=1)
+
+    def loss(self, x, wanted, state=None):
+        y, after = self.gru(fs.Tensor(x), state.value if state else None)
+        if state:
+            state.value = after  # which cuts it off from what was recorded: the gradient stops here
+        return fs.functional.mse_loss(self.head(y), wanted)
+
+
+def train(signal, delay, carry):
+    """The mean squared error over pieces that it has not seen, with the state carried over or zero at each beginning."""
+    pieces = [(signal[t : t + PIECE], signal[t - delay : t - delay + PIECE]) for t in range(delay, len(signal) - PIECE + 1, PIECE)]
+    cut = len(pieces) - len(pieces) // 10 - 1
+    echo, state = Echo(), fs.training.CarriedState() if carry else None
+    fs.training.fit(echo, pieces[:cut], optimizer=fs.optim.Adam(echo.parameters(), lr=5e-3), max_norm=1.0, state=state, progress=False)
+    return fs.training.evaluate(echo, pieces[cut:], state=state)
 
 
 def megabytes():
@@ -60,7 +64,7 @@ def main():
     rng = np.random.default_rng(0)
     signal = rng.choice(np.float32([-1, 1]), (options.delay + options.steps * PIECE, BATCH, 1))
     for carry, text in ((True, "state carried over"), (False, "zero state at each piece")):
-        print(f"{text:26} mean squared error {train(signal, options.delay, options.steps, carry):.3f}", flush=True)
+        print(f"{text:26} mean squared error {train(signal, options.delay, carry):.3f}", flush=True)
 
     lstm, x = fs.nn.LSTM(8, 64, rng=0), rng.standard_normal((options.length, 8, 8), np.float32)
     again, less = gradient(lstm, x, int(options.length**0.5))
