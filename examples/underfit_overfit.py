@@ -86,14 +86,15 @@ def main():
     options = parser.parse_args()
 
     x, y = load_digits(return_X_y=True)
-    pool, test = (x[:1437], y[:1437]), (x[1437:], y[1437:])  # other people wrote the last ones
+    pool, test = (x[:1437], y[:1437]), (x[1437:], y[1437:])  # the last ones, which nobody looks at before the end
     curves(pool, options.epochs, options.seed, options.output)
 
     print(f"{options.folds} folds of {len(pool[1])} images:")
     means = {}
     for units in (2, 8, 32, 128, 512):
-        found, folds = [], KFold(options.folds, shuffle=True, random_state=options.seed).split(pool[0])
-        for number, (inside, outside) in enumerate(folds):
+        found = []
+        # In order: neighbours are alike, perhaps by one hand, and shuffled folds would promise 0.98 where the hold-out gives 0.93.
+        for number, (inside, outside) in enumerate(KFold(options.folds).split(pool[0])):
             parts = scaled(*((pool[0][rows], pool[1][rows]) for rows in (inside, outside)))
             model, _ = train((units, 0.2, 0.01), *parts, options.epochs, options.seed + number, patience=5)
             found.append(accuracy(model, *parts[1]))
