@@ -16,6 +16,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fastseq.sklearn import SequenceClassifier, SequenceRegressor, SequenceTagger
+from tests.training_problems import Interrupt
 
 SMALL = {"hidden_size": 16, "epochs": 40, "learning_rate": 0.02, "random_state": 0}
 
@@ -171,3 +172,15 @@ def test_they_refuse():
         fitted.predict([[1.0, 2.0]])
     with pytest.raises(ValueError, match="requires y to be passed"):
         SequenceTagger(**options).fit(X, None)
+
+
+def test_ctrl_c_ends_a_search_and_leaves_what_was_learnt(monkeypatch):
+    fit = fs.training.fit
+    monkeypatch.setattr(fs.training, "fit", lambda *parts, callbacks, **options: fit(*parts, callbacks=[*callbacks, Interrupt(3)], **options))
+    X, y = ramps(40)
+    classifier = SequenceClassifier(**SMALL)
+    for run in (classifier.fit, GridSearchCV(classifier, {"cell": ["lstm", "gru"]}, error_score="raise").fit):
+        with pytest.raises(KeyboardInterrupt):
+            run(X, y)
+    assert (classifier.history_.stopped, classifier.history_.steps) == ("interrupted", 3)
+    assert classifier.predict(X).shape == (40,)

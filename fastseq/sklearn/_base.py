@@ -75,7 +75,9 @@ class SequenceEstimator(BaseEstimator):
             schedule=optim.CosineDecay(adam, steps), progress=bool(self.verbose),
             callbacks=[] if self.patience is None else [training.EarlyStopping(self.patience)],
         )  # fmt: skip
-        self.model_ = model.eval()
+        self.model_ = model
+        if self.history_.stopped == "interrupted":
+            raise KeyboardInterrupt  # which ends a search over estimators too; this one can be used as it is
 
     def _seed(self) -> int:
         """One number that everything random in a fit follows from."""

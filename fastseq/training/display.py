@@ -32,7 +32,7 @@ class Display(Callback):
         """Move the bar."""
         if self._tqdm is not None:
             if self._bar is None:
-                self._bar = self._tqdm(total=progress.batches, initial=0, desc=_name(progress), leave=False, dynamic_ncols=True, file=sys.stderr)
+                self._bar = self._tqdm(total=progress.batches, desc=_name(progress), leave=False, dynamic_ncols=True, file=sys.stderr)
             self._bar.set_postfix_str(f"loss {progress.loss:.4g}, lr {progress.learning_rate:.2g}", refresh=False)
             self._bar.update(progress.batch - self._bar.n)
         elif time.monotonic() - self._said > _PAUSE:
