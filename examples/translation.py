@@ -125,9 +125,10 @@ def main():
         fs.models.Vocabulary.from_texts([target for _, target, _ in training], start="<s>", stop="</s>", **kept),
     ]
     attention = {"none": None, "fed": None}.get(options.attention, options.attention)
+    dropout = 0.0 if not options.data else 0.1 if options.cell == "transformer" else 0.3
     size = {"hidden_size": 2 * options.hidden, "num_layers": 2} if options.cell == "transformer" else {
         "hidden_size": options.hidden, "attention": attention, "input_feeding": options.attention != "none"}
-    model = fs.models.Seq2Seq(*vocabularies, options.hidden // 2, **size, cell=options.cell, dropout=0.3 if options.data else 0.0, rng=rng)
+    model = fs.models.Seq2Seq(*vocabularies, options.hidden // 2, **size, cell=options.cell, dropout=dropout, rng=rng)
     print(f"{len(training)} pairs to train on, {len(held_out)} sources held out; {sum(p.size for p in model.parameters())} parameters")
 
     epochs = options.epochs or (1 if QUICK else 10 if options.data else 4)

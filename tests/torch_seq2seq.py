@@ -81,7 +81,7 @@ class Seq2Seq(nn.Module):
         x, y = self.source_embedding(source), self.target_embedding(inputs)
         blocked = torch.arange(len(source)) >= lengths[:, None]
         if self.transformer:
-            x, y = (a + self.positions[: len(a), None].to(a.dtype) for a in (x, y))
+            x, y = (a * a.shape[2] ** 0.5 + self.positions[: len(a), None].to(a.dtype) for a in (x, y))
             memory = self.encoder(x, src_key_padding_mask=blocked)
             causal = nn.Transformer.generate_square_subsequent_mask(len(y), dtype=y.dtype)
             return self.head(self.decoder(y, memory, tgt_mask=causal, memory_key_padding_mask=blocked, tgt_is_causal=True))

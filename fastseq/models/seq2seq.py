@@ -136,6 +136,8 @@ class Seq2Seq(Module):
         E, layers, options = self.embedding_size, self.num_layers, {"dtype": self.dtype, "rng": rng}
         stacks = Transformer(E, self.heads, layers, layers, self.hidden_size, dropout, "gelu", norm_first=True, **options)
         self.positions = SinusoidalPositionalEncoding(E, dtype=self.dtype)
+        for table in (self.source_embedding.weight, self.target_embedding.weight):
+            table.data *= E**-0.5  # and the vectors times sqrt(E), as large as the sines: so Adam's steps move them faster
         self.encoder, self.decoder = stacks.encoder, stacks.decoder
 
     # ------------------------------------------------------------------ training
@@ -245,7 +247,7 @@ class Seq2Seq(Module):
             if weigh:
                 raise ValueError("return_weights: expected False, for a transformer's layers do not keep them, got True")
             memory, blocked = self._transformer_memory(source, source_lengths)
-            x = self.dropout(self.positions(self.target_embedding(inputs)))
+            x = self._placed(self.target_embedding(inputs))
             return self.decoder(x, memory, tgt_is_causal=True, memory_key_padding_mask=blocked), None
         memory, lengths, state = self._recurrent_memory(source, source_lengths)
         x = self.dropout(self.target_embedding(inputs))
@@ -268,9 +270,13 @@ class Seq2Seq(Module):
 
     def _transformer_memory(self, source: Any, lengths: Any) -> tuple[Any, Any]:
         """The encoder's outputs, and which of them are padding."""
-        x = self.dropout(self.positions(self.source_embedding(source)))
+        x = self._placed(self.source_embedding(source))
         blocked = None if lengths is None else padding_mask(lengths, x.shape[0])
         return self.encoder(x, src_key_padding_mask=blocked), blocked
+
+    def _placed(self, x: Any, offset: Any = 0) -> Any:
+        """A transformer's token vectors, scaled and with their positions."""
+        return self.dropout(self.positions(x * self.embedding_size**0.5, offset=offset))
 
     # ------------------------------------------------------------------ writing
 
@@ -354,7 +360,7 @@ class TransformerDecoding:
     def step(self, tokens: Any) -> np.ndarray:
         """Read one token of each row, (B,) integers; returns the new `logits`."""
         model, offset = self._model, self._cache.lengths
-        x = model.positions(model.target_embedding(np.asarray(tokens)[None]), offset=offset if len(offset) else 0)
+        x = model._placed(model.target_embedding(np.asarray(tokens)[None]), offset if len(offset) else 0)
         y = model.decoder(x, self._memory, memory_key_padding_mask=self._blocked, cache=self._cache)
         self.logits: np.ndarray = model.head(y[0])
         return self.logits
