@@ -246,15 +246,19 @@ def negative_sampling_loss(
     return result(loss, (positive, negative), backward, "negative_sampling_loss")
 
 
-def _logistic(x: Array) -> Array:
-    """1 / (1 + exp(-x))."""
-    x = np.asarray(x)
-    return backend_of(x).pointwise_forward(x, function="sigmoid")
-
-
 def _softplus(x: Array) -> Array:
-    """log(1 + exp(x)), exact for any x."""
-    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+    """log(1 + exp(x))."""
+    return _of_each(x, "softplus")
+
+
+def _logistic(x: Array) -> Array:
+    """1 / (1 + exp(-x)), the derivative of softplus."""
+    return _of_each(x, "sigmoid")
+
+
+def _of_each(x: Array, function: str) -> Array:
+    x = np.asarray(x)  # -x of an array without axes is a number
+    return backend_of(x).pointwise_forward(x, function=function)
 
 
 def _weight_of_positives(pos_weight: Any, x: Array) -> Array:
