@@ -20,12 +20,14 @@ WRITES = {
     "gradient_flow.py": "gradient_flow.png",
     "long_memory.py": "long_memory.png",
     "name_language.py": "name_language.png",
+    "optimizers.py": "optimizers.png",
     "part_of_speech.py": "part_of_speech.png",
     "phonemes.py": "phonemes.png",
     "sentiment.py": "sentiment.png",
     "toy_self_attention.py": "toy_self_attention.png",
     "translation.py": "translation.png",
     "underfit_overfit.py": "underfit_overfit.png",
+    "word_vectors.py": "word_vectors.png",
 }
 
 
