@@ -162,3 +162,18 @@ def test_pytorch_takes_the_same_steps(rng):
 def test_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_accumulated_and_clipped_row_gradients_are_those_of_whole_tables():
+    def run(sparse):
+        model = SkipGram(WORDS, 8, rng=0)
+        model.words.sparse = model.neighbours.sparse = sparse
+        adagrad = fs.optim.Adagrad(model.parameters(), lr=0.3)
+        batches = SkipGramBatches(text(50), 5, batch_size=64, subsample=1, rng=0)
+        history = fs.training.fit(model, batches, optimizer=adagrad, epochs=2, accumulate=3, max_norm=0.5, progress=False)
+        assert type(model.words.weight.grad) is (fs.RowGradient if sparse else np.ndarray)
+        return model, history["loss"]
+
+    (rows, losses), (whole, same) = run(True), run(False)
+    assert losses == pytest.approx(same, rel=1e-6)
+    np.testing.assert_allclose(rows.words.weight.data, whole.words.weight.data, atol=1e-5)
