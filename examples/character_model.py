@@ -1,7 +1,7 @@
 """A character language model with any cell: trained on a text, measured on its last tenth, and then it writes (Karpathy 2015).
 
     python examples/character_model.py
-    python examples/character_model.py --data tinyshakespeare.txt.gz --cell gru --epochs 6
+    python examples/character_model.py --data tinyshakespeare.txt.gz --cell gru
     python examples/character_model.py --data tinyshakespeare.txt.gz --steps 1000 --cell lstm gru mut1 mut2 mut3
 """
 
@@ -52,12 +52,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", help="UTF-8 text, plain or gzip (default: the help texts of Python)")
     parser.add_argument("--cell", nargs="+", choices=CELLS, default=["lstm"], help="one or several to compare (default lstm)")
-    parser.add_argument("--epochs", type=int, default=3, help="(default %(default)s)")
+    parser.add_argument("--epochs", type=int, default=6, help="(default %(default)s)")
     parser.add_argument("--steps", type=int, default=5 if QUICK else None, help="in place of --epochs")
     parser.add_argument("--hidden", type=int, default=32 if QUICK else 256, help="units of the layer (default %(default)s)")
-    parser.add_argument("--dropout", type=float, default=0.1, help="while training (default %(default)s)")
+    parser.add_argument("--dropout", type=float, default=0.3, help="while training (default %(default)s)")
     parser.add_argument("--batch", type=int, default=16, help="texts side by side (default %(default)s)")
-    parser.add_argument("--length", type=int, default=32, help="characters before each step (default %(default)s)")
+    parser.add_argument("--length", type=int, default=64, help="characters before each step (default %(default)s)")
     parser.add_argument("--rate", type=float, default=8e-3, help="of learning, the largest (default %(default)s)")
     parser.add_argument("--prompt", default="The ", help="what the sample begins with (default %(default)r)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, masks, streams and the sample (default %(default)s)")

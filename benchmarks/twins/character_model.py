@@ -17,7 +17,7 @@ def batches(data: str | None) -> list[tuple]:
     """One epoch."""
     text = read_text(Path(data) / "text/tinyshakespeare.txt.gz") if data else default_text()
     ids = fs.models.Vocabulary(text).encode(text)
-    return list(fs.training.TextStreams(ids[: len(ids) - len(ids) // 10], 16, 32))
+    return list(fs.training.TextStreams(ids[: len(ids) - len(ids) // 10], 16, 64))
 
 
 def _model(seed: int) -> fs.models.LanguageModel:
