@@ -135,6 +135,16 @@ def test_buckets_take_sequences_of_vectors():
     assert y.tolist() == [1.5, 0.5]
 
 
+def test_empty_sequences_are_padded_as_the_others_are():
+    ((ids, lengths, tags, shares),) = BucketBatches([[], [4, 5]], [[], [1, 2]], [[], [0.5, 0.25]], batch_size=2, shuffle=False)
+    assert ids.T.tolist() == [[0, 0], [4, 5]]
+    assert lengths.tolist() == [0, 2]
+    assert tags.T.tolist() == [[-100, -100], [1, 2]]
+    assert shares.T.tolist() == [[0, 0], [0.5, 0.25]]
+    (x, _, y), _ = BucketBatches([[], np.ones((2, 3), np.float32)], [[], [1, 2]], batch_size=1, shuffle=False)
+    assert (x.shape, x.dtype, y.shape, y.dtype) == ((0, 1, 3), np.float32, (0, 1), np.int64)
+
+
 def test_buckets_refuse_columns_of_other_lengths():
     with pytest.raises(ValueError, match=r"targets\[0\]: expected 2 rows, as the first sequences have, got 1"):
         BucketBatches([[1], [2]], [1], batch_size=1)

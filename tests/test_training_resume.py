@@ -186,16 +186,28 @@ def test_how_often_one_is_written(tmp_path, monkeypatch):
             clock[0] += 60
 
     train(Net(), epochs=3, checkpoint=Checkpoint(tmp_path / "a", every_seconds=None))
-    assert written == [21]
+    assert written == [0, 21]
     written.clear()
     train(Net(), epochs=3, checkpoint=Checkpoint(tmp_path / "b", every_steps=8))
-    assert written == [8, 16, 21]
+    assert written == [0, 8, 16, 21]
     written.clear()
     train(Net(), epochs=3, checkpoint=Checkpoint(tmp_path / "c", every_seconds=300), callbacks=[Minute()])
-    assert written == [5, 10, 15, 20, 21]
+    assert written == [0, 5, 10, 15, 20, 21]
     for options in ({"every_seconds": 0}, {"every_steps": -1}):
         with pytest.raises(ValueError, match=r"every_.*: expected more than 0"):
             Checkpoint("path", **options)
+
+
+def test_what_cannot_be_written_is_found_before_the_training(tmp_path):
+    class Odd(Callback):
+        def state_dict(self):
+            return {"what": object()}
+
+    model = Net()
+    before = model.state_dict()
+    with pytest.raises(TypeError, match=r"state\.parts\.callback 0\.what: expected numbers, .* got object"):
+        train(model, callbacks=[Odd()], checkpoint=tmp_path / "checkpoint")
+    assert same(model.state_dict(), before)
 
 
 # ---------------------------------------------------------------- the file

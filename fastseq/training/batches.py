@@ -145,7 +145,7 @@ class BucketBatches(_Shuffled):
         self, sequences: Any, *targets: Any, batch_size: int, shuffle: bool = True, pool: int = 50, padding: float = 0, rng: Any = None
     ) -> None:
         columns = sequences if isinstance(sequences, tuple) else (sequences,)
-        self.columns = [[np.asarray(row) for row in column] for column in columns]
+        self.columns = [_ragged(column) for column in columns]
         self.targets = [_target(target) for target in targets]
         n = len(self.columns[0])
         for name, column in [(f"sequences[{k}]", c) for k, c in enumerate(self.columns)] + [(f"targets[{k}]", t) for k, t in enumerate(self.targets)]:
@@ -178,16 +178,23 @@ class BucketBatches(_Shuffled):
             if isinstance(target, np.ndarray):
                 parts.append(target[rows])
             else:
-                padding = IGNORED if target[rows[0]].dtype.kind in "iu" else 0
+                padding = IGNORED if target[0].dtype.kind in "iu" else 0
                 parts.append(pad_sequences([target[i] for i in rows], padding_value=padding)[0])
         return Batch(parts, len(rows))
+
+
+def _ragged(column: Any) -> list[np.ndarray]:
+    """A column's sequences as arrays; the empty ones, of which `[]` says no dtype, are like the others."""
+    rows = [np.asarray(row) for row in column]
+    like = next((row for row in rows if row.size), None)
+    return rows if like is None else [row if row.size else np.zeros((0, *like.shape[1:]), like.dtype) for row in rows]
 
 
 def _target(target: Any) -> np.ndarray | list[np.ndarray]:
     """An array of a number for each sequence, or a list of a sequence for each."""
     if isinstance(target, np.ndarray) and target.dtype != object:
         return target
-    rows = [np.asarray(row) for row in target]
+    rows = _ragged(target)
     return np.asarray(rows) if rows and rows[0].ndim == 0 else rows
 
 

@@ -72,7 +72,7 @@ def fit(
     callbacks : sequence of Callback
         Called in this order.
     checkpoint : path or Checkpoint, optional
-        Where to write all that is needed to go on. If the file is there already, the training goes on from it, and ends
+        Where to write all that is needed to go on, at once and then now and again. If the file is there already, the training goes on from it, and ends
         with the same bits as one that was never interrupted.
     progress : bool
         Show a bar, or a line per epoch, on standard error.
@@ -221,6 +221,8 @@ class _Loop:
         self.state.keep_if_finite()
         self.began = time.perf_counter() - self.at.seconds
         self._call("on_begin")
+        if found is None:
+            self._save()  # what cannot be written is found out before the training, not after it
 
     def _ends(self) -> bool:
         return self.at.stop or self.interrupted.is_set()

@@ -34,6 +34,8 @@ def restore_random_state(state: Mapping[str, Any], model: Module, *others: Any) 
     np.random.set_state(state["numpy"])  # noqa: NPY002
     random.setstate(state["python"])
     for name, attributes, value in _held(model, others):
+        if name not in state["held"]:
+            continue  # it has come since
         if isinstance(value, np.random.Generator):
             value.bit_generator.state = state["held"][name]
         else:
