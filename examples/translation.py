@@ -106,7 +106,7 @@ def main():
     parser.add_argument("--data", help="a file of pairs, tab between the two, .gz or not (default: dates, which it makes)")
     parser.add_argument("--cell", choices=["lstm", "gru", "transformer"], default="lstm")
     parser.add_argument("--attention", choices=["additive", "dot", "bilinear", "none", "fed"], default="additive", help="of lstm and gru (default %(default)s)")
-    parser.add_argument("--hidden", type=int, default=32 if QUICK else 256, help="units; a transformer is half as wide (default %(default)s)")
+    parser.add_argument("--hidden", type=int, help="units; a transformer is half as wide (default 256; dates 128)")
     parser.add_argument("--epochs", type=int, help="(default 10; dates 4)")
     parser.add_argument("--lr", type=float, default=2e-3, help="learning rate at its highest (default %(default)s)")
     parser.add_argument("--checkpoint", help="a file to keep the training in, and to go on from")
@@ -126,9 +126,10 @@ def main():
     ]
     attention = {"none": None, "fed": None}.get(options.attention, options.attention)
     dropout = 0.0 if not options.data else 0.1 if options.cell == "transformer" else 0.3
-    size = {"hidden_size": 2 * options.hidden, "num_layers": 2} if options.cell == "transformer" else {
-        "hidden_size": options.hidden, "attention": attention, "input_feeding": options.attention != "none"}
-    model = fs.models.Seq2Seq(*vocabularies, options.hidden // 2, **size, cell=options.cell, dropout=dropout, rng=rng)
+    hidden = options.hidden or (32 if QUICK else 256 if options.data else 128)
+    size = {"hidden_size": 2 * hidden, "num_layers": 2} if options.cell == "transformer" else {
+        "hidden_size": hidden, "attention": attention, "input_feeding": options.attention != "none"}
+    model = fs.models.Seq2Seq(*vocabularies, hidden // 2, **size, cell=options.cell, dropout=dropout, rng=rng)
     print(f"{len(training)} pairs to train on, {len(held_out)} sources held out; {sum(p.size for p in model.parameters())} parameters")
 
     epochs = options.epochs or (1 if QUICK else 10 if options.data else 4)
