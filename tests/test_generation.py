@@ -67,6 +67,13 @@ def test_generation_repeats_with_its_seed(model):
     assert model.training
 
 
+def test_generation_leaves_the_mode_of_each_part(model):
+    model.head.eval()
+    generate(model, "ab", max_length=2)
+    assert model.training
+    assert not model.head.training
+
+
 def test_greedy_generation_takes_the_likeliest_token(model):
     (ids,) = generate(model, "ab", max_length=6, temperature=0)
     logits, _ = model.eval()(np.concatenate([model.vocabulary.encode("ab"), ids])[:, None])
@@ -120,6 +127,8 @@ def test_tokens_come_as_they_are_written(model):
         ({"top_p": 1.1}, "top_p: expected a number above 0"),
         ({"max_length": -1}, "max_length: expected at least 0"),
         ({"stop": "x"}, "stop: expected tokens of the vocabulary, got 'x'"),
+        ({"stop": 4}, "stop: expected ids below 4, got 4"),
+        ({"stop": [0, -1]}, "stop: expected at least 0, got -1"),
     ],
 )
 def test_generation_refuses_before_it_begins(model, options, message):
@@ -138,5 +147,16 @@ def test_sample_refuses():
     for wrong in (np.zeros((1, 1, 1)), np.zeros((2, 0)), np.float64(0)):
         with pytest.raises(ValueError, match="logits: expected shape"):
             sample(wrong, rng)
-    with pytest.raises(TypeError, match="top_k: expected an integer, got float"):
-        sample(LOGITS, rng, top_k=2.0)
+    for name, wrong, message in (("top_k", 2.0, "an integer, got float"), ("top_p", "1", "a number, got str"), ("temperature", None, "a number, got None")):
+        with pytest.raises(TypeError, match=f"{name}: expected {message}"):
+            sample(LOGITS, rng, **{name: wrong})
+    with pytest.raises(TypeError, match="stop: expected an integer, got float"):
+        generate(models.LanguageModel("ab", 4, 8), "ab", max_length=3, stop=[1.0])
+    with pytest.raises(ValueError, match="rng: expected one for each of 3 rows, got 1"):
+        sample(np.tile(LOGITS, (3, 1)), [rng])
+
+
+def test_sample_takes_a_seed():
+    rows = np.tile(LOGITS, (9, 1))
+    assert sample(rows, 5).tolist() == sample(rows, np.random.default_rng(5)).tolist()
+    assert sample(rows, None).shape == (9,)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastseq.generation.decoding import GenerativeModel, checked_count, evaluating, stop_ids
+from fastseq.generation.decoding import GenerativeModel, checked_count, checked_number, stop_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +80,8 @@ def beam_search(
     wanted, stops = checked_count("n_best", n_best, 1), stop_ids(model, stop)
     if wanted > width:
         raise ValueError(f"n_best: expected at most beams = {width}, got {wanted}")
-    if not (length_penalty >= 0 and np.isfinite(length_penalty)):
-        raise ValueError(f"length_penalty: expected a number of at least 0, got {length_penalty}")
-    with evaluating(model):
+    checked_number("length_penalty", length_penalty)
+    with model.evaluating():
         decoding = model.decoding(*source)
         rows = [_Row(width, most, length_penalty, wanted, stops) for _ in decoding.logits]
         first = np.arange(len(rows))  # where each row's live hypotheses begin in the batch

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,24 +31,12 @@ class GenerativeModel(Protocol):
     """A model that generates."""
 
     vocabulary: Any
-    training: bool
 
     def decoding(self, *source: Any) -> Decoding:
         """The beginning: what was read of a prompt, or of a source."""
 
-    def train(self, mode: bool = True) -> Any:
-        """Set training mode."""
-
-
-@contextlib.contextmanager
-def evaluating(model: GenerativeModel) -> Iterator[None]:
-    """Dropout is off inside."""
-    mode = model.training
-    model.train(False)
-    try:
-        yield
-    finally:
-        model.train(mode)
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Evaluation mode within a `with` block, as every `nn.Module` has it."""
 
 
 def stop_ids(model: GenerativeModel, stop: int | str | Iterable[int | str] | None) -> np.ndarray:
@@ -56,16 +44,19 @@ def stop_ids(model: GenerativeModel, stop: int | str | Iterable[int | str] | Non
 
     Raises
     ------
-    ValueError
-        For a token that the vocabulary lacks.
+    ValueError, TypeError
+        For a token or an id that the vocabulary lacks, and for what is neither.
     """
     vocabulary = target_vocabulary(model)
     if stop is None:
         own = getattr(vocabulary, "stop_id", None)
         return np.array([] if own is None else [own], np.int64)
-    several = [stop] if isinstance(stop, int | str | np.integer) else list(stop)
+    several = list(stop) if isinstance(stop, Iterable) and not isinstance(stop, str) else [stop]
     for token in several:
-        if isinstance(token, str) and token not in vocabulary:
+        if not isinstance(token, str):
+            if checked_count("stop", token, 0) >= len(vocabulary):
+                raise ValueError(f"stop: expected ids below {len(vocabulary)}, got {token}")
+        elif token not in vocabulary:
             raise ValueError(f"stop: expected tokens of the vocabulary, got {token!r}")
     return np.array([vocabulary.id(token) if isinstance(token, str) else token for token in several], np.int64)
 
@@ -73,6 +64,15 @@ def stop_ids(model: GenerativeModel, stop: int | str | Iterable[int | str] | Non
 def target_vocabulary(model: Any) -> Any:
     """The vocabulary that a model writes in."""
     return getattr(model, "target_vocabulary", None) or getattr(model, "vocabulary", None)
+
+
+def checked_number(name: str, value: Any) -> float:
+    """`value` as a float of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    if not (value >= 0 and np.isfinite(value)):
+        raise ValueError(f"{name}: expected a number of at least 0, got {value}")
+    return float(value)
 
 
 def checked_count(name: str, value: Any, least: int) -> int:

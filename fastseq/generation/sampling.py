@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from fastseq.generation.decoding import GenerativeModel, checked_count, evaluating, stop_ids
+from fastseq.generation.decoding import GenerativeModel, checked_count, checked_number, stop_ids
 from fastseq.runtime import generator, next_seed
 
 
 def sample(
     logits: np.ndarray,
-    rng: np.random.Generator | Sequence[np.random.Generator],
+    rng: int | np.random.Generator | Sequence[np.random.Generator] | None,
     *,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -24,7 +24,7 @@ def sample(
     Parameters
     ----------
     logits : ndarray (B, V) or (V,)
-    rng : numpy.random.Generator, or one for each row
+    rng : None, int or numpy.random.Generator, or a Generator for each row
     temperature : float
         At least 0; 0 takes the likeliest id.
     top_k : int, optional
@@ -60,9 +60,17 @@ def sample(
     if temperature == 0:
         ids = rows.argmax(axis=1)
     else:
-        uniform = rng.random(len(rows)) if isinstance(rng, np.random.Generator) else np.array([r.random() for r in rng])
-        ids = _drawn(rows, uniform, temperature, top_k, top_p)
+        ids = _drawn(rows, _uniform(rng, len(rows)), temperature, top_k, top_p)
     return ids if logits.ndim == 2 else int(ids[0])
+
+
+def _uniform(rng: Any, n: int) -> np.ndarray:
+    """A number in [0, 1) for each row."""
+    if not isinstance(rng, Sequence):
+        return generator(rng).random(n)
+    if len(rng) != n:
+        raise ValueError(f"rng: expected one for each of {n} rows, got {len(rng)}")
+    return np.array([each.random() for each in rng])
 
 
 def _drawn(rows: np.ndarray, uniform: np.ndarray, temperature: float, top_k: int | None, top_p: float | None) -> np.ndarray:
@@ -130,7 +138,7 @@ def generate(
     """
     _check_options(temperature, top_k, top_p)
     most, stops, seed = checked_count("max_length", max_length, 0), stop_ids(model, stop), next_seed(generator(rng))
-    with evaluating(model):
+    with model.evaluating():
         decoding = model.decoding(*source)
         B = len(decoding.logits)
         rngs = [np.random.default_rng([seed, row]) for row in range(B)]
@@ -151,9 +159,8 @@ def generate(
 
 
 def _check_options(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    if not (temperature >= 0 and np.isfinite(temperature)):
-        raise ValueError(f"temperature: expected a number of at least 0, got {temperature}")
+    checked_number("temperature", temperature)
     if top_k is not None:
         checked_count("top_k", top_k, 1)
-    if top_p is not None and not 0 < top_p <= 1:
+    if top_p is not None and not 0 < checked_number("top_p", top_p) <= 1:
         raise ValueError(f"top_p: expected a number above 0 and at most 1, got {top_p}")

@@ -11,7 +11,7 @@ from fastseq import functional
 from fastseq.autograd import Tensor
 from fastseq.functional import _check
 from fastseq.models._encoders import BertEncoder, checked_ids
-from fastseq.models.sequence_classifier import SequenceClassifier, evaluating
+from fastseq.models.sequence_classifier import SequenceClassifier
 from fastseq.models.vocabulary import Vocabulary, as_vocabulary
 from fastseq.nn import GELU, LayerNorm, Linear, Module, Parameter
 from fastseq.runtime import generator
@@ -144,7 +144,7 @@ class MaskedLanguageModel(Module):
     def fill(self, text: Any) -> str:
         """The text with the likeliest word at each "[MASK]", which is never a special one."""
         ids, _ = self.pair(text)
-        with evaluating(self):
+        with self.evaluating():
             logits, _ = self(ids[:, None])
         mask, special = _special(self.vocabulary)
         logits[..., special] = -np.inf

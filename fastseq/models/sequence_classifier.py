@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -155,7 +154,7 @@ class SequenceClassifier(Module):
 
     def scores(self, texts: Iterable[Any], *, batch_size: int = 64) -> np.ndarray:
         """The scores (N, classes) of texts as `classify` takes them, without dropout; a softmax makes probabilities of them."""
-        with evaluating(self):
+        with self.evaluating():
             parts = [self(*batch) for batch in padded((self.vocabulary.encode(text) for text in texts), batch_size)]
         return np.concatenate([np.zeros((0, len(self.classes)), self.head.weight.dtype), *parts])
 
@@ -171,7 +170,7 @@ class SequenceClassifier(Module):
         """
         _check.choice("pooling", self.pooling, ("attention", "cls"))
         ids, lengths = checked_ids(_check.data(ids), lengths)
-        with evaluating(self):
+        with self.evaluating():
             ids, lengths, segments = self._prepared(ids, lengths, None)
             if self.pool is not None:
                 return self.pool(self._states(ids, lengths, segments)[0], lengths, return_weights=True)[1]
@@ -229,14 +228,3 @@ def padded(sequences: Iterable[np.ndarray], batch_size: int) -> Iterator[tuple[n
     for start in range(0, len(found), batch_size):
         part = found[start : start + batch_size]
         yield pad_sequences(part, T=max(1, *map(len, part)))
-
-
-@contextlib.contextmanager
-def evaluating(model: Module) -> Iterator[None]:
-    """Evaluation mode within the block."""
-    before = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(before)

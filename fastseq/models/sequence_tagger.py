@@ -11,7 +11,7 @@ from fastseq import functional
 from fastseq.autograd import Tensor
 from fastseq.functional import _check
 from fastseq.models._encoders import RecurrentEncoder, checked_ids
-from fastseq.models.sequence_classifier import evaluating, named, padded
+from fastseq.models.sequence_classifier import named, padded
 from fastseq.models.vocabulary import Vocabulary, as_vocabulary
 from fastseq.nn import Dropout, Linear, Module
 from fastseq.runtime import generator
@@ -170,7 +170,7 @@ class SequenceTagger(Module):
     def tag(self, sentences: Iterable[Sequence[str]], *, batch_size: int = 64) -> list[Any]:
         """The likeliest tag of each token of each sentence: a list of names per sentence; with `classes` pairs (tags, class)."""
         found: list[Any] = []
-        with evaluating(self):
+        with self.evaluating():
             for tokens, lengths in padded((self.encode(words) for words in sentences), batch_size):
                 found += self._named(self(tokens, lengths), lengths)
         return found

@@ -6,6 +6,7 @@ order of assignment, is what the module has. Reading an attribute therefore cost
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -309,6 +310,17 @@ class Module:
     def eval(self) -> Module:
         """Set evaluation mode (dropout off) in the whole tree; returns the module."""
         return self.train(False)
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode within a `with` block; after it every module of the tree is in the mode that it was in before."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.__dict__["training"] = mode
 
     def zero_grad(self) -> None:
         """Drop the gradients of every parameter."""

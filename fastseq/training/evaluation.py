@@ -57,17 +57,14 @@ def evaluate(model: Any, batches: Iterable[Any], *, loss: Callable[..., Any] | N
 @contextlib.contextmanager
 def without_a_trace(model: Module, state: CarriedState | None = None) -> Iterator[None]:
     """Evaluation mode, no gradients, and in the end the modes, random numbers and carried state of the beginning."""
-    modes, before = [(module, module.training) for module in model.modules()], random_state(model)
+    before = random_state(model)
     state = CarriedState() if state is None else state
     value = state.value
-    model.eval()
     state.reset()
     try:
-        with no_grad():
+        with model.evaluating(), no_grad():
             yield
     finally:
-        for module, mode in modes:
-            module.__dict__["training"] = mode
         restore_random_state(before, model)
         state.value = value
 
