@@ -161,6 +161,18 @@ def test_a_validation_leaves_no_trace_in_the_training():
     assert same(results[0], results[2])
 
 
+def test_a_look_at_the_trainings_own_batches_leaves_their_order_alone():
+    results = []
+    for look in (lambda model, batches: 0.5, lambda model, batches: evaluate(model, batches, loss=fs.functional.cross_entropy)):
+        model, batches = Net(), Batches(*data(), batch_size=8, rng=0)
+        train(model, batches, validation=lambda model, look=look, batches=batches: look(model, batches), epochs=3)
+        results.append(model.state_dict())
+    model, batches = Net(), Batches(*data(), batch_size=8, rng=0)
+    train(model, batches, validation=batches, epochs=3)
+    assert same(results[0], results[1])
+    assert same(results[0], model.state_dict())
+
+
 # ---------------------------------------------------------------- validation, schedules, callbacks
 
 
@@ -262,6 +274,20 @@ def test_early_stopping_ends_with_the_best_model_however_it_ends(figures, stoppe
     assert same(model.state_dict(), states[best - 1] if restore_best else states[-1])
 
 
+def test_early_stopping_begins_anew_with_each_training():
+    stopping = EarlyStopping(1)
+    for model in (Net(), Net(rng=1)):
+        figures, states = iter([3, 1, 2]), []
+
+        def validation(model, figures=figures, states=states):
+            states.append(model.state_dict())
+            return next(figures)
+
+        history = train(model, validation=validation, callbacks=[stopping], epochs=9)
+        assert (history.stopped, history.epochs, stopping.best_epoch) == ("early", 3, 2)
+        assert same(model.state_dict(), states[1])
+
+
 def test_early_stopping_watches_the_figure_of_its_name():
     history = train(Net(), callbacks=[EarlyStopping(1, "accuracy", "max")], validation=lambda model: {"accuracy": 0.5}, epochs=9)
     assert (history.stopped, history.epochs) == ("early", 2)
@@ -327,6 +353,14 @@ def test_refusals_come_before_anything_is_trained():
         ({"loss": lambda output, target: output.data}, TypeError, "loss: expected a Tensor of one element, got ndarray"),
         ({"loss": lambda output, target: output}, TypeError, r"loss: expected a Tensor of one element, got one of shape \(8, 2\)"),
         ({"loss": CarriedState()}, TypeError, "loss: expected a function of output and target, got CarriedState; give it as state="),
+        ({"loss": None}, TypeError, "loss: expected a function of output and target, for Net has no method loss, got None"),
+        ({"optimizer": "adam"}, TypeError, "optimizer: expected an optim.Optimizer, got str"),
+        ({"schedule": 4}, TypeError, r"schedule: expected an object with step\(\), got int"),
+        ({"callbacks": 4}, TypeError, "callbacks: expected a sequence of Callbacks, got int"),
+        ({"callbacks": [4]}, TypeError, r"callbacks\[0\]: expected a Callback, got int"),
+        ({"validation": iter([(x, y)])}, TypeError, "validation: expected batches that can be gone through .* got list_iterator"),
+        ({"batches": [(x,)]}, ValueError, r"batches: expected tuples \(\*inputs, target\), got one of 1"),
+        ({"checkpoint": "."}, IsADirectoryError, "checkpoint: expected the path of a file, got the folder ."),
         ({"state": CarriedState()}, ValueError, "state: expected None, for it is given to model.loss, and here loss is given"),
         ({"schedule": fs.optim.ReduceOnPlateau(sgd)}, ValueError, "validation: expected one, for ReduceOnPlateau follows its figure, got None"),
         ({"callbacks": [EarlyStopping(1)]}, ValueError, "validation: expected one, for EarlyStopping watches 'validation_loss', got None"),
@@ -334,6 +368,8 @@ def test_refusals_come_before_anything_is_trained():
         with pytest.raises(error, match=message):
             train(model, **options)
     assert same(model.state_dict(), before)
+    with pytest.raises(TypeError, match=r"model: expected an nn\.Module, got function"):
+        fit(lambda x: x, [(x, y)], loss=fs.functional.cross_entropy, optimizer=sgd)
     with pytest.raises(ValueError, match="batches: expected at least one, got none"):
         evaluate(model, [])
 

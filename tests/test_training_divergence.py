@@ -58,6 +58,7 @@ def test_it_says_in_which_array_of_the_batch_it_began():
     error = diverged(model, Batches(x, y, batch_size=8, shuffle=False))
     assert (error.epoch, error.batch, error.step) == (1, 3, 3)
     assert error.where == "array 0 of the batch holds nan at [4, 1]"
+    assert diverged(Net(), [(x[:0], y[:0])]).where == "array 0 of the batch is empty"
     assert "the model is as before this step" in str(error)
 
 

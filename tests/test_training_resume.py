@@ -170,6 +170,13 @@ def test_a_checkpoint_is_of_one_training(tmp_path):
     wider.second = fs.nn.Linear(8, 5)
     with pytest.raises(ValueError, match=r"state for Net: second.weight: expected shape \(5, 8\), got \(2, 8\)"):
         train(wider, checkpoint=path)
+    groups = Net(rng=1).eval()
+    before = groups.state_dict()
+    parts = [{"params": [*groups.first.parameters()]}, {"params": [*groups.second.parameters()]}]
+    with pytest.raises(ValueError, match=r"param_groups: expected groups of \[2, 2\] parameters, got \[4\]"):
+        train(groups, checkpoint=path, optimizer=fs.optim.SGD(parts, lr=0.1))
+    assert same(groups.state_dict(), before)  # which had been loaded before the optimiser said so
+    assert not groups.training
     assert path.read_bytes() == untouched
     with pytest.raises(FileNotFoundError, match=r"checkpoint: there is no folder .*nowhere"):
         train(Net(), checkpoint=tmp_path / "nowhere" / "checkpoint")

@@ -145,7 +145,11 @@ class EarlyStopping(Callback):
             raise ValueError(f"min_delta: expected at least 0, got {min_delta}")
         self.patience, self.monitor, self.mode = patience, monitor, mode
         self.min_delta, self.restore_best = min_delta, restore_best
-        self.best, self.best_epoch, self.waited = math.inf if mode == "min" else -math.inf, 0, 0
+        self._begin()
+
+    def _begin(self) -> None:
+        """What is known before any figure."""
+        self.best, self.best_epoch, self.waited = math.inf if self.mode == "min" else -math.inf, 0, 0
         self._seen, self._has_stopped = 0, False
         self._best_model: dict[str, Any] | None = None
 
@@ -165,8 +169,10 @@ class EarlyStopping(Callback):
         return self.waited >= self.patience
 
     def on_begin(self, progress: Progress) -> None:
-        """A training that it has ended goes on after all where patience is greater now."""
-        if self._has_stopped:
+        """Forget an earlier training; one that it has ended and that is taken up again goes on after all where patience is greater now."""
+        if not progress.step:
+            self._begin()
+        elif self._has_stopped:
             progress.stop = self._has_stopped = self.should_stop
 
     def on_epoch(self, progress: Progress) -> None:

@@ -62,12 +62,14 @@ class Checkpoint:
         ------
         ValueError
             If the file is damaged or is no checkpoint.
-        FileNotFoundError
-            If there is no folder in which one could be written.
+        FileNotFoundError, IsADirectoryError
+            If there is no folder in which one could be written, or the path is itself a folder.
         """
         folder = os.path.dirname(os.path.realpath(self.path))
         if not os.path.isdir(folder):
             raise FileNotFoundError(f"checkpoint: there is no folder {folder} to write {self.path} to")
+        if os.path.isdir(self.path):
+            raise IsADirectoryError(f"checkpoint: expected the path of a file, got the folder {self.path}")
         _remove_leftovers(self.path)
         if not os.path.exists(self.path):
             return None

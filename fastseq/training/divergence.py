@@ -43,6 +43,8 @@ def origin_of_loss(model: Module, batch: Any = (), loss: Any = None, state: Carr
     for k, array in enumerate(batch):
         if _bad(array):
             return f"array {k} of the batch holds {_first(array)}"
+        if getattr(array, "size", 1) == 0:
+            return f"array {k} of the batch is empty"
     found: list[str] = []
     with _watched(model, found), without_a_trace(model, state), np.errstate(all="ignore"):
         batch_loss(model, batch, loss, state)

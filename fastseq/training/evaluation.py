@@ -76,6 +76,8 @@ def batch_loss(model: Any, batch: Any, loss: Callable[..., Any] | None, state: C
     if loss is None:
         value = model.loss(*batch) if state is None else model.loss(*batch, state)
     else:
+        if len(batch) < 2:
+            raise ValueError(f"batches: expected tuples (*inputs, target), got one of {len(batch)}")
         *inputs, target = batch
         value = loss(model(Tensor(inputs[0]), *inputs[1:]), target)
     if not isinstance(value, Tensor) or value.size != 1:

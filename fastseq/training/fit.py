@@ -21,7 +21,7 @@ from fastseq.training.divergence import TrainingDiverged, origin_of_gradient, or
 from fastseq.training.evaluation import batch_loss, evaluate, rows_of, without_a_trace
 from fastseq.training.history import History
 from fastseq.training.interrupt import heard_between_steps
-from fastseq.training.state import TrainingState, check
+from fastseq.training.state import TrainingState, check, state_of
 
 
 def fit(
@@ -108,7 +108,7 @@ def fit(
     >>> history["loss"][-1] < 0.2
     True
     """
-    parts = TrainingState(model, batches, loss, optimizer, epochs, validation, schedule, accumulate, [*callbacks], state)
+    parts = TrainingState(model, batches, loss, optimizer, epochs, validation, schedule, accumulate, callbacks, state)
     check(parts)
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
@@ -180,11 +180,14 @@ class _Loop:
         s.keep_if_finite()
 
     def _validated(self) -> dict[str, float]:
-        s = self.state
-        if not callable(s.validation):
-            return {"validation_loss": evaluate(s.model, s.validation, loss=s.loss, state=s.carried)}
-        with without_a_trace(s.model, s.carried):
-            found = s.validation(s.model)
+        s, order = self.state, state_of(self.state.batches)  # a look at the training's batches is a pass through them
+        if callable(s.validation):
+            with without_a_trace(s.model, s.carried):
+                found = s.validation(s.model)
+        else:
+            found = evaluate(s.model, s.validation, loss=s.loss, state=s.carried)
+        if order is not None:
+            s.batches.load_state_dict(order)
         figures = dict(found) if isinstance(found, Mapping) else {"validation_loss": found}
         if "loss" in figures or not figures:
             raise ValueError(f'validation: expected at least one figure, and none of the name "loss", got {figures}')
@@ -212,12 +215,12 @@ class _Loop:
     # ------------------------------------------------------------------ around the loop
 
     def _begin(self) -> None:
-        """Training mode, and on from the checkpoint if there is one."""
-        if not self.state.model.training:
-            self.state.model.train()
+        """On from the checkpoint if there is one, in training mode."""
         found = self.checkpoint.read() if self.checkpoint else None
         if found is not None:
             self.state.load_state_dict(found)
+        if not self.state.model.training:
+            self.state.model.train()
         self.state.keep_if_finite()
         self.began = time.perf_counter() - self.at.seconds
         self._call("on_begin")

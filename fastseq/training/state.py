@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from fastseq.models.carried_state import CarriedState
+from fastseq.nn import Module
+from fastseq.optim import Optimizer
 from fastseq.training.callbacks import Callback, EarlyStopping, Progress
 from fastseq.training.display import Display
 from fastseq.training.divergence import is_finite
@@ -25,10 +27,11 @@ class TrainingState:
 
     def __init__(
         self, model: Any, batches: Any, loss: Any, optimizer: Any, epochs: int, validation: Any, schedule: Any, accumulate: int,
-        callbacks: list[Callback], carried: CarriedState | None,
+        callbacks: Iterable[Callback], carried: CarriedState | None,
     ) -> None:  # fmt: skip
+        _check_kinds(model, optimizer, schedule, callbacks)
         self.model, self.batches, self.loss, self.optimizer = model, batches, loss, optimizer
-        self.validation, self.schedule, self.accumulate, self.callbacks, self.carried = validation, schedule, accumulate, callbacks, carried
+        self.validation, self.schedule, self.accumulate, self.callbacks, self.carried = validation, schedule, accumulate, [*callbacks], carried
         self.schedule_takes_figure = schedule is not None and _takes_argument(schedule.step)
         self.at = Progress(model, optimizer, epochs=epochs, batches=len(batches) if hasattr(batches, "__len__") else None)
         self.loss_sum = self.rows = 0.0  # of this epoch: losses times rows, and rows
@@ -74,12 +77,20 @@ class TrainingState:
         Raises
         ------
         ValueError
-            If the training was another one. What comes before the first part that does not fit has then been loaded.
+            If the training was another one. Nothing has changed then.
         """
         own, given = self._settings(), state["settings"]
         for name in own | given:
             if own.get(name) != given.get(name):
                 raise ValueError(f"checkpoint: expected one of a training with {name} {own.get(name, 'none')}, got {given.get(name, 'none')}")
+        before = self.state_dict()
+        try:
+            self._take(state)
+        except Exception:
+            self._take(before)
+            raise
+
+    def _take(self, state: Mapping[str, Any]) -> None:
         for name, part in self._parts().items():
             if state["parts"][name] is not None:
                 part.load_state_dict(state["parts"][name])
@@ -127,6 +138,20 @@ class TrainingState:
         return model
 
 
+def _check_kinds(model: Any, optimizer: Any, schedule: Any, callbacks: Any) -> None:
+    """TypeError where a part is none at all."""
+    for name, value, kind, article in (("model", model, Module, "an nn.Module"), ("optimizer", optimizer, Optimizer, "an optim.Optimizer")):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name}: expected {article}, got {type(value).__name__}")
+    if schedule is not None and not callable(getattr(schedule, "step", None)):
+        raise TypeError(f"schedule: expected an object with step(), got {type(schedule).__name__}")
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks: expected a sequence of Callbacks, got {type(callbacks).__name__}")
+    for k, callback in enumerate(callbacks):
+        if not isinstance(callback, Callback):
+            raise TypeError(f"callbacks[{k}]: expected a Callback, got {type(callback).__name__}")
+
+
 def check(s: TrainingState) -> None:
     """Raise ValueError or TypeError where the parts of a training do not fit together."""
     for name, value in (("epochs", s.at.epochs), ("accumulate", s.accumulate)):
@@ -137,6 +162,10 @@ def check(s: TrainingState) -> None:
     if s.loss is not None and not callable(s.loss):
         advice = "; give it as state=" if isinstance(s.loss, CarriedState) else ""
         raise TypeError(f"loss: expected a function of output and target, got {type(s.loss).__name__}{advice}")
+    if s.loss is None and not callable(getattr(s.model, "loss", None)):
+        raise TypeError(f"loss: expected a function of output and target, for {type(s.model).__name__} has no method loss, got None")
+    if s.validation is not None and not callable(s.validation) and (not isinstance(s.validation, Iterable) or isinstance(s.validation, Iterator)):
+        raise TypeError(f"validation: expected batches that can be gone through again and again, or a function, got {type(s.validation).__name__}")
     own = {id(parameter) for parameter in s.model.parameters()}
     if not any(id(parameter) in own for parameter in s.parameters()):
         raise ValueError("optimizer: expected one that was made with this model's parameters, got one with none of them")
