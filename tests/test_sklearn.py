@@ -88,6 +88,28 @@ def test_classifier_of_texts(cell, tmp_path):
     assert fs.load(tmp_path / "model").vocabulary == classifier.vocabulary_
 
 
+class Column:
+    """Something like a column of a data frame."""
+
+    ndim = 1
+
+    def __init__(self, values):
+        self.values = values
+
+    def __len__(self):
+        return len(self.values)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, dtype=object)
+
+
+def test_a_column_of_a_data_frame():
+    X, y = phrases(40)
+    options = {**SMALL, "epochs": 2}
+    of_column, of_list = SequenceClassifier(**options).fit(Column(X), y), SequenceClassifier(**options).fit(X, y)
+    assert np.array_equal(of_column.predict_proba(Column(X)), of_list.predict_proba(X))
+
+
 def test_tagger_of_words_and_of_numbers():
     rng = np.random.default_rng(0)
     X = [rng.standard_normal(t) for t in rng.integers(2, 9, 100)]

@@ -39,6 +39,7 @@ class SequenceEstimator(BaseEstimator):
         """The sequences of X as the model takes them: ids (T,), or scaled numbers (T, I)."""
         if not reset:
             check_is_fitted(self)
+        X = np.asarray(X) if getattr(X, "ndim", 0) == 1 else X  # a column of a data frame
         if are_texts(X) if reset else self.vocabulary_ is not None:
             return self._read_texts(X, reset)
         found = numbers(self, X, reset=reset, single_steps=single_steps)
