@@ -30,16 +30,20 @@ FSQ_INLINE vreal sgd_step(vreal w, vreal g, vreal *velocity, const sgd_constants
     return vfnma(vset1(s->lr), g, w);
 }
 
+/* n lanes of x, VL or fewer. */
+FSQ_INLINE vreal optim_load(const real *x, ptrdiff_t n) { return n == VL ? vload(x) : vload_n(x, n); }
+FSQ_INLINE void optim_store(real *x, vreal v, ptrdiff_t n) {
+    if (n == VL) vstore(x, v);
+    else vstore_n(x, v, n);
+}
+
 static void sgd(real *w, real *velocity, const real *grad, ptrdiff_t n, const sgd_constants *constants) {
     const sgd_constants s = *constants;
     for (ptrdiff_t i = 0; i < n; i += VL) {
         ptrdiff_t width = n - i < VL ? n - i : VL;
-        vreal v = vzero();
-        if (velocity && !s.first) v = width == VL ? vload(velocity + i) : vload_n(velocity + i, width);
-        if (width == VL) vstore(w + i, sgd_step(vload(w + i), vload(grad + i), velocity ? &v : NULL, &s));
-        else vstore_n(w + i, sgd_step(vload_n(w + i, width), vload_n(grad + i, width), velocity ? &v : NULL, &s), width);
-        if (velocity && width == VL) vstore(velocity + i, v);
-        else if (velocity) vstore_n(velocity + i, v, width);
+        vreal v = velocity && !s.first ? optim_load(velocity + i, width) : vzero();
+        optim_store(w + i, sgd_step(optim_load(w + i, width), optim_load(grad + i, width), velocity ? &v : NULL, &s), width);
+        if (velocity) optim_store(velocity + i, v, width);
     }
 }
 
@@ -52,16 +56,11 @@ FSQ_INLINE vreal adagrad_step(vreal w, vreal g, vreal *sum, const adagrad_consta
 
 static void adagrad(real *w, real *sum, const real *grad, ptrdiff_t n, const adagrad_constants *constants) {
     const adagrad_constants s = *constants;
-    ptrdiff_t i = 0;
-    for (; i + VL <= n; i += VL) {
-        vreal sum_i = vload(sum + i);
-        vstore(w + i, adagrad_step(vload(w + i), vload(grad + i), &sum_i, &s));
-        vstore(sum + i, sum_i);
-    }
-    if (i < n) {
-        vreal sum_i = vload_n(sum + i, n - i);
-        vstore_n(w + i, adagrad_step(vload_n(w + i, n - i), vload_n(grad + i, n - i), &sum_i, &s), n - i);
-        vstore_n(sum + i, sum_i, n - i);
+    for (ptrdiff_t i = 0; i < n; i += VL) {
+        ptrdiff_t width = n - i < VL ? n - i : VL;
+        vreal sum_i = optim_load(sum + i, width);
+        optim_store(w + i, adagrad_step(optim_load(w + i, width), optim_load(grad + i, width), &sum_i, &s), width);
+        optim_store(sum + i, sum_i, width);
     }
 }
 
@@ -84,14 +83,13 @@ static void rmsprop(real *w, real *square, real *velocity, real *mean, const rea
     const rmsprop_constants s = *constants;
     for (ptrdiff_t i = 0; i < n; i += VL) {
         ptrdiff_t width = n - i < VL ? n - i : VL;
-        vreal square_i = vload_n(square + i, width), velocity_i = vzero(), mean_i = vzero();
-        if (velocity) velocity_i = vload_n(velocity + i, width);
-        if (mean) mean_i = vload_n(mean + i, width);
-        vreal w_i = rmsprop_step(vload_n(w + i, width), vload_n(grad + i, width), &square_i, velocity ? &velocity_i : NULL, mean ? &mean_i : NULL, &s);
-        vstore_n(w + i, w_i, width);
-        vstore_n(square + i, square_i, width);
-        if (velocity) vstore_n(velocity + i, velocity_i, width);
-        if (mean) vstore_n(mean + i, mean_i, width);
+        vreal square_i = optim_load(square + i, width), velocity_i = velocity ? optim_load(velocity + i, width) : vzero();
+        vreal mean_i = mean ? optim_load(mean + i, width) : vzero();
+        vreal w_i = rmsprop_step(optim_load(w + i, width), optim_load(grad + i, width), &square_i, velocity ? &velocity_i : NULL, mean ? &mean_i : NULL, &s);
+        optim_store(w + i, w_i, width);
+        optim_store(square + i, square_i, width);
+        if (velocity) optim_store(velocity + i, velocity_i, width);
+        if (mean) optim_store(mean + i, mean_i, width);
     }
 }
 
@@ -106,18 +104,11 @@ FSQ_INLINE vreal adam_step(vreal w, vreal g, vreal *m, vreal *v, const adam_cons
 
 static void adam(real *w, real *m, real *v, const real *grad, ptrdiff_t n, const adam_constants *constants) {
     const adam_constants s = *constants;
-    ptrdiff_t i = 0;
-    for (; i + VL <= n; i += VL) {
-        vreal mi = vload(m + i), vi = vload(v + i);
-        vstore(w + i, adam_step(vload(w + i), vload(grad + i), &mi, &vi, &s));
-        vstore(m + i, mi);
-        vstore(v + i, vi);
-    }
-    if (i < n) {
-        ptrdiff_t left = n - i;
-        vreal mi = vload_n(m + i, left), vi = vload_n(v + i, left);
-        vstore_n(w + i, adam_step(vload_n(w + i, left), vload_n(grad + i, left), &mi, &vi, &s), left);
-        vstore_n(m + i, mi, left);
-        vstore_n(v + i, vi, left);
+    for (ptrdiff_t i = 0; i < n; i += VL) {
+        ptrdiff_t width = n - i < VL ? n - i : VL;
+        vreal mi = optim_load(m + i, width), vi = optim_load(v + i, width);
+        optim_store(w + i, adam_step(optim_load(w + i, width), optim_load(grad + i, width), &mi, &vi, &s), width);
+        optim_store(m + i, mi, width);
+        optim_store(v + i, vi, width);
     }
 }
