@@ -156,3 +156,5 @@ def test_refusals():
         model(IDS + 10)
     with pytest.raises(ValueError, match="pooling: expected 'attention' or 'cls', got 'last'"):
         model.attention(IDS)
+    with pytest.raises(TypeError, match="texts: expected several, got one; put it into a list"):
+        model.classify("a good film")

@@ -143,3 +143,17 @@ def test_refusals():
         made(characters=None)(tokens, lengths)
     with pytest.raises(ValueError, match="lengths"):
         model(tokens, [7, 1, 1])
+    with pytest.raises(TypeError, match="sentences: expected several, got one; put it into a list"):
+        model.tag("the dog")
+
+
+def test_a_string_is_split_as_the_vocabulary_does_it():
+    model = made().eval()
+    assert np.array_equal(model.encode("the  dog barks"), model.encode(["the", "dog", "barks"]))
+    assert model.tag(["the dog"]) == model.tag([["the", "dog"]])
+
+
+def test_a_word_may_hold_the_character_of_padding():
+    model = made().eval()
+    one, other = (model(model.encode([word])[:, None]) for word in ("x", "x_yz"))
+    assert not np.array_equal(one, other)

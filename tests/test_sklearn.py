@@ -189,6 +189,8 @@ def test_they_refuse():
         SequenceRegressor(**options).fit(["a b"], [1.0])
     with pytest.raises(ValueError, match=r"y\[1\]: expected \d+ tags, as many as X\[1\] has steps, got 2"):
         SequenceTagger(**options).fit(X[:2], [np.zeros(len(X[0])), [0, 1]])
+    with pytest.raises(ValueError, match="epochs: expected at least 1, got 0"):
+        SequenceClassifier(**{**options, "epochs": 0}).fit(X, y)
     fitted = SequenceClassifier(**options).fit(["a b", "c"], [0, 1])
     with pytest.raises(TypeError, match="X: expected texts, or lists of tokens, as in fit"):
         fitted.predict([[1.0, 2.0]])

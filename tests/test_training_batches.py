@@ -78,6 +78,10 @@ def test_batches_refuse_what_is_no_set_of_rows():
         Batches(np.zeros((0, 3)), batch_size=2)
     with pytest.raises(ValueError, match=r"batch_size: expected at least 1, got 0"):
         Batches(np.zeros(3), batch_size=0)
+    with pytest.raises(TypeError, match=r"batch_size: expected an integer, got float"):
+        Batches(np.zeros(3), batch_size=2.0)
+    with pytest.raises(ValueError, match=r"axis: expected an integer in \[0, 2\), got 2"):
+        Batches(np.zeros((3, 4)), np.zeros(3), batch_size=2, axis=2)
 
 
 # ---------------------------------------------------------------- BucketBatches
@@ -152,6 +156,9 @@ def test_buckets_refuse_columns_of_other_lengths():
         BucketBatches(([[1], [2]], [[1]]), batch_size=1)
     with pytest.raises(ValueError, match="pool: expected at least 1, got 0"):
         BucketBatches([[1]], batch_size=1, pool=0)
+    for wrong in (["ab", "c"], [1, 2], [[1], ["a"]]):
+        with pytest.raises(TypeError, match=r"sequences\[\d\]: expected an array of numbers"):
+            BucketBatches(wrong, batch_size=1)
 
 
 # ---------------------------------------------------------------- windows
@@ -191,6 +198,13 @@ def test_windows_refuse_what_is_too_short():
     for name in ("length", "horizon", "stride"):
         with pytest.raises(ValueError, match=f"{name}: expected at least 1, got 0"):
             windows(np.arange(9), **{"length": 1, "horizon": 1, "stride": 1, name: 0})
+    with pytest.raises(TypeError, match="length: expected an integer, got float"):
+        windows(np.arange(9), 2.0, 1)
+    with pytest.raises(TypeError, match="series: expected numbers, got <U1"):
+        windows(["a"] * 9, 2, 1)
+    for target in (1, [0, -2]):
+        with pytest.raises(ValueError, match=r"target: expected an integer in \[-1, 1\)"):
+            windows(np.arange(9), 2, 1, target=target)
 
 
 # ---------------------------------------------------------------- TextStreams
@@ -231,3 +245,8 @@ def test_every_pass_has_as_many_pieces_and_is_contiguous(n, shift):
 def test_streams_want_two_characters():
     with pytest.raises(ValueError, match="ids: expected at least 2 characters, got 1"):
         TextStreams(np.arange(1), 4, 8)
+    for sizes, name in (((0, 8), "batch_size"), ((4, 0), "sequence_length")):
+        with pytest.raises(ValueError, match=f"{name}: expected at least 1, got 0"):
+            TextStreams(np.arange(9), *sizes)
+    with pytest.raises(TypeError, match="ids: expected integer ids"):
+        TextStreams(np.array(["a", "b"]), 1, 1)

@@ -154,6 +154,8 @@ class SequenceClassifier(Module):
 
     def scores(self, texts: Iterable[Any], *, batch_size: int = 64) -> np.ndarray:
         """The scores (N, classes) of texts as `classify` takes them, without dropout; a softmax makes probabilities of them."""
+        if isinstance(texts, str):
+            raise TypeError("texts: expected several, got one; put it into a list")
         with self.evaluating():
             parts = [self(*batch) for batch in padded((self.vocabulary.encode(text) for text in texts), batch_size)]
         return np.concatenate([np.zeros((0, len(self.classes)), self.head.weight.dtype), *parts])

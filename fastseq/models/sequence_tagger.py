@@ -12,7 +12,7 @@ from fastseq.autograd import Tensor
 from fastseq.functional import _check
 from fastseq.models._encoders import RecurrentEncoder, checked_ids
 from fastseq.models.sequence_classifier import named, padded
-from fastseq.models.vocabulary import Vocabulary, as_vocabulary
+from fastseq.models.vocabulary import Vocabulary, as_vocabulary, split
 from fastseq.nn import Dropout, Linear, Module
 from fastseq.runtime import generator
 
@@ -152,9 +152,13 @@ class SequenceTagger(Module):
         loss = functional.cross_entropy(logits.reshape(-1, len(self.tags)), np.asarray(tags).reshape(-1))
         return loss if class_logits is None else loss + functional.cross_entropy(class_logits, np.asarray(classes))
 
-    def encode(self, words: Sequence[str]) -> np.ndarray:
-        """What the model reads of a sequence: ids (T,), with `characters` (T, 1 + word_length), each id followed by its characters'."""
-        ids = self.vocabulary.encode(list(words))
+    def encode(self, words: str | Sequence[str]) -> np.ndarray:
+        """What the model reads of a sequence: ids (T,), with `characters` (T, 1 + word_length), each id followed by its characters'.
+
+        A string is split as the vocabulary splits its texts.
+        """
+        words = split(words, getattr(self.vocabulary, "separator", ""))
+        ids = self.vocabulary.encode(words)
         if self.characters is None:
             return ids
         tokens = np.full((len(words), 1 + self.word_length), self.characters.padding_id, np.int64)
@@ -169,6 +173,8 @@ class SequenceTagger(Module):
 
     def tag(self, sentences: Iterable[Sequence[str]], *, batch_size: int = 64) -> list[Any]:
         """The likeliest tag of each token of each sentence: a list of names per sentence; with `classes` pairs (tags, class)."""
+        if isinstance(sentences, str):
+            raise TypeError("sentences: expected several, got one; put it into a list")
         found: list[Any] = []
         with self.evaluating():
             for tokens, lengths in padded((self.encode(words) for words in sentences), batch_size):
@@ -194,7 +200,8 @@ class SequenceTagger(Module):
         assert self.characters is not None
         T, B, C = letters.shape
         inside = np.arange(T)[:, None] < lengths
-        counts = np.where(inside, (letters != self.characters.padding_id).sum(axis=2), 0).reshape(-1)
+        upto = (letters != self.characters.padding_id) * np.arange(1, C + 1)  # a word may hold the padding's own character
+        counts = np.where(inside, upto.max(axis=2), 0).reshape(-1)
         letters = np.ascontiguousarray(letters.reshape(T * B, C)[:, : max(1, int(counts.max(initial=0)))].T)
         _, last = self.speller(Tensor(letters) if recording else letters, counts)
         return last.reshape((T, B, self.speller.size))

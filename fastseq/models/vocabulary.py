@@ -108,7 +108,7 @@ class Vocabulary:
         >>> fs.models.Vocabulary.from_texts(["a rose is a rose", "is it"], size=3).tokens
         ['<unk>', 'a', 'is', 'rose']
         """
-        counts = Counter(token for text in texts for token in _split(text, separator))
+        counts = Counter(token for text in texts for token in split(text, separator))
         ranked = sorted(counts, key=lambda token: (-counts[token], token))
         specials = {"unknown": unknown, "padding": padding, "start": start, "stop": stop}
         kept = [token for token in ranked if counts[token] >= min_count and token not in specials.values()]
@@ -130,7 +130,7 @@ class Vocabulary:
         ValueError
             If tokens are not in the vocabulary and it has none for unknown ones; they are named.
         """
-        tokens, ids, unknown = _split(text, self.separator), self._ids, self.unknown_id
+        tokens, ids, unknown = split(text, self.separator), self._ids, self.unknown_id
         if unknown is not None:
             return np.array([ids.get(token, unknown) for token in tokens], np.int64)
         try:
@@ -216,7 +216,8 @@ def as_vocabulary(value: Any) -> Any:
     )
 
 
-def _split(text: str | Iterable[str], separator: str) -> list[str]:
+def split(text: str | Iterable[str], separator: str) -> list[str]:
+    """The tokens of a text: what stands between separators and is not empty, or its characters where the separator is ""."""
     if not isinstance(text, str) or not separator:
         return list(text)
     return [token for token in text.split(separator) if token]

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from fastseq import optim, training
 from fastseq.models import Vocabulary
 from fastseq.nn import Module, pad_sequences
+from fastseq.nn._inputs import checked_size
 from fastseq.sklearn._sequences import are_texts, numbers
 
 _CHUNK = 256  # sequences that a prediction runs together
@@ -63,16 +64,16 @@ class SequenceEstimator(BaseEstimator):
 
     def _train(self, model: Module, sequences: list[np.ndarray], targets: Any, loss: Any, seed: int) -> None:
         """Fit the model and keep it, with its history."""
-        held_out = None
+        held_out, epochs = None, checked_size("epochs", self.epochs)
         if self.patience is not None:
             parts = train_test_split(sequences, targets, test_size=self.validation_fraction, random_state=seed)
             sequences, validation, targets, validation_targets = parts
             held_out = training.BucketBatches(validation, validation_targets, batch_size=_CHUNK, rng=seed)
         batches = training.BucketBatches(sequences, targets, batch_size=self.batch_size, rng=seed)
         adam = optim.Adam(model.parameters(), lr=self.learning_rate)
-        steps = self.epochs * -(-len(sequences) // self.batch_size)
+        steps = epochs * -(-len(sequences) // self.batch_size)
         self.history_ = training.fit(
-            model, batches, loss=loss, optimizer=adam, epochs=self.epochs, validation=held_out, max_norm=self.max_norm,
+            model, batches, loss=loss, optimizer=adam, epochs=epochs, validation=held_out, max_norm=self.max_norm,
             schedule=optim.CosineDecay(adam, steps), progress=bool(self.verbose),
             callbacks=[] if self.patience is None else [training.EarlyStopping(self.patience)],
         )  # fmt: skip

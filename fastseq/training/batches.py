@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from fastseq.functional import _check
 from fastseq.nn import pad_sequences
+from fastseq.nn._inputs import checked_size
 from fastseq.runtime import next_seed
 
 #: What cross entropy passes over.
@@ -32,9 +34,7 @@ class _Shuffled:
     def __init__(self, n: int, batch_size: int, shuffle: bool, rng: Any) -> None:
         if not n:
             raise ValueError("batches: expected at least one row, got none")
-        if not batch_size >= 1:
-            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-        self.rows, self.batch_size, self.shuffle = n, int(batch_size), bool(shuffle)
+        self.rows, self.batch_size, self.shuffle = n, checked_size("batch_size", batch_size), bool(shuffle)
         self.seed = next_seed(rng) if shuffle else 0
         self.epoch = 0
 
@@ -98,7 +98,7 @@ class Batches(_Shuffled):
         for k, array in enumerate(self.arrays):
             if array.ndim == 0 or len(array) != len(self.arrays[0]):
                 raise ValueError(f"arrays[{k}]: expected {len(self.arrays[0])} rows, as arrays[0] has, got shape {array.shape}")
-        self.axis = axis
+        self.axis = _check.integer("axis", axis, 0, max(array.ndim for array in self.arrays))
         super().__init__(len(self.arrays[0]), batch_size, shuffle, rng)
 
     def _batch(self, rows: np.ndarray) -> Batch:
@@ -146,15 +146,16 @@ class BucketBatches(_Shuffled):
     ) -> None:
         columns = sequences if isinstance(sequences, tuple) else (sequences,)
         self.columns = [_ragged(column) for column in columns]
+        for k, row in ((k, row) for column in self.columns for k, row in enumerate(column)):
+            if row.ndim == 0 or row.dtype.kind not in "biuf":
+                raise TypeError(f"sequences[{k}]: expected an array of numbers (length, ...), got {row.dtype} of shape {row.shape}")
         self.targets = [_target(target) for target in targets]
         n = len(self.columns[0])
         for name, column in [(f"sequences[{k}]", c) for k, c in enumerate(self.columns)] + [(f"targets[{k}]", t) for k, t in enumerate(self.targets)]:
             if len(column) != n:
                 raise ValueError(f"{name}: expected {n} rows, as the first sequences have, got {len(column)}")
         super().__init__(n, batch_size, shuffle, rng)
-        if not pool >= 1:
-            raise ValueError(f"pool: expected at least 1, got {pool}")
-        self.pool, self.padding = int(pool), padding
+        self.pool, self.padding = checked_size("pool", pool), padding
         lengths = [np.array([len(row) for row in column], np.int64) for column in self.columns]
         # By the first column's length, then by the next one's.
         self._rank = np.empty(n, np.int64)
@@ -227,8 +228,8 @@ def windows(
 
     Raises
     ------
-    ValueError
-        If the series is too short for one window, or has several columns and `target` is left out.
+    ValueError, TypeError
+        If the series is too short for one window, has no column `target`, or has several and `target` is left out.
 
     Examples
     --------
@@ -239,17 +240,20 @@ def windows(
     ([[0.0, 1.0, 2.0], [1.0, 2.0, 3.0]], [[3.0, 4.0], [4.0, 5.0]])
     """
     values = np.asarray(series)
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"series: expected numbers, got {values.dtype}")
     if values.ndim == 1:
         values = values[:, None]
     if values.ndim != 2:
         raise ValueError(f"series: expected shape (N, I) or (N,), got {values.shape}")
     for name, value in (("length", length), ("horizon", horizon), ("stride", stride)):
-        if not value >= 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
-    if target is None:
-        if values.shape[1] != 1:
-            raise ValueError(f"target: expected a column to predict, for the series has {values.shape[1]}, got None")
-        target = 0
+        checked_size(name, value)
+    columns = values.shape[1]
+    if target is None and columns != 1:
+        raise ValueError(f"target: expected a column to predict, for the series has {columns}, got None")
+    target = 0 if target is None else target
+    for column in np.ravel(target).tolist():
+        _check.integer("target", column, -columns, columns)
     begins = np.arange(0, len(values) - length - horizon + 1, stride)
     if not len(begins):
         raise ValueError(f"series: expected at least length + horizon = {length + horizon} values, got {len(values)}")

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from fastseq.functional import _check
+from fastseq.nn._inputs import checked_size
 from fastseq.runtime import next_seed
 
 
@@ -33,11 +35,13 @@ class TextStreams:
     """
 
     def __init__(self, ids: np.ndarray, batch_size: int, sequence_length: int, *, shift: bool = False, rng: Any = None) -> None:
+        ids = _check.integers("ids", _check.plain("ids", ids))
+        _check.shape("ids", ids, ("n",))
         if len(ids) < 2:
             raise ValueError(f"ids: expected at least 2 characters, got {len(ids)}")
         self.ids, self.shift = ids, shift
-        self.sequence_length = min(sequence_length, len(ids) - 1)
-        self.batch_size = min(batch_size, (len(ids) - 1) // self.sequence_length)
+        self.sequence_length = min(checked_size("sequence_length", sequence_length), len(ids) - 1)
+        self.batch_size = min(checked_size("batch_size", batch_size), (len(ids) - 1) // self.sequence_length)
         self.seed = next_seed(rng) if shift else 0
         self.epoch = 0
 
