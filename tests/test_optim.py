@@ -197,6 +197,8 @@ def test_a_state_that_does_not_fit_changes_nothing():
             ValueError,
             r"state\[1\]: exp_avg: expected shape \(7,\), got \(8,\)",
         ),
+        (lambda s: s["state"][1].pop("exp_avg_sq"), ValueError, r"state\[1\]: expected step, exp_avg, exp_avg_sq, got none of exp_avg_sq"),
+        (lambda s: s["state"][0].pop("step"), ValueError, r"state\[0\]: expected step, exp_avg, exp_avg_sq, got none of step"),
         (lambda s: s["param_groups"][0].update(lr=-1.0), ValueError, "lr: expected at least 0"),
         (lambda s: s.pop("state"), TypeError, "state: expected a mapping"),
     ):

@@ -37,6 +37,7 @@ class Adagrad(Optimizer):
     """
 
     _arrays = ("sum",)
+    _needed = ("step", "sum")
 
     def __init__(
         self,

@@ -36,6 +36,7 @@ class Adam(Optimizer):
     """
 
     _arrays = ("exp_avg", "exp_avg_sq")
+    _needed = ("step", "exp_avg", "exp_avg_sq")
     _decoupled = False
 
     def __init__(
@@ -133,6 +134,7 @@ class SparseAdam(Optimizer):
     """
 
     _arrays = ("exp_avg", "exp_avg_sq")
+    _needed = ("step", "exp_avg", "exp_avg_sq")
 
     def __init__(
         self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8

@@ -32,8 +32,9 @@ class Optimizer:
         Each with ``"params"`` and its options; ``optimizer.param_groups[0]["lr"] = 1e-4`` takes effect at the next step.
     """
 
-    # Names of the arrays that are kept for a parameter, as PyTorch names them.
+    # Names of the arrays that are kept for a parameter, as PyTorch names them, and of what a state has to have.
     _arrays: tuple[str, ...] = ()
+    _needed: tuple[str, ...] = ()
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         if isinstance(params, Tensor):
@@ -142,7 +143,8 @@ class Optimizer:
         Raises
         ------
         ValueError
-            Other numbers of groups or parameters, options or arrays missing, or shapes that differ. Nothing has changed then.
+            Other numbers of groups or parameters, options out of range, or arrays that are missing or of other shapes. Nothing has changed
+            then.
         """
         if not isinstance(state, Mapping) or "state" not in state or "param_groups" not in state:
             raise TypeError('state: expected a mapping with "state" and "param_groups"')
@@ -166,6 +168,9 @@ class Optimizer:
 
     def _taken(self, position: int, entry: Mapping[str, Any], parameter: Tensor) -> dict[str, Any]:
         """One parameter's state, checked and copied."""
+        missing = [name for name in self._needed if entry.get(name) is None]
+        if missing:
+            raise ValueError(f"state[{position}]: expected {', '.join(self._needed)}, got none of {', '.join(missing)}")
         result: dict[str, Any] = {}
         if "step" in entry:
             result["step"] = int(entry["step"])

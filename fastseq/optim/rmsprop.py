@@ -39,6 +39,7 @@ class RMSprop(Optimizer):
     """
 
     _arrays = ("square_avg", "momentum_buffer", "grad_avg")
+    _needed = ("square_avg",)
 
     def __init__(
         self,
