@@ -78,3 +78,5 @@ def test_subwords_refuse(vocabulary):
         SubwordVocabulary(vocabulary.configuration()["tokenizer"], stop="<none>")
     with pytest.raises(ValueError, match="tokenizer: expected a tokenizer or its JSON"):
         SubwordVocabulary("no tokenizer")
+    with pytest.raises(TypeError, match="tokenizer: expected a tokenizer or its JSON, got int"):
+        SubwordVocabulary(3)

@@ -72,6 +72,8 @@ def test_fit_trains_on_it():
 def test_refusals():
     with pytest.raises(ValueError, match="sentences: expected at least two, got 1"):
         fs.training.MaskedPairs(SENTENCES[:1], WORDS, batch_size=2)
+    with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
+        fs.training.MaskedPairs(SENTENCES, WORDS, batch_size=0)
     with pytest.raises(ValueError, match="max_length: expected at least 5"):
         fs.training.MaskedPairs(SENTENCES, WORDS, batch_size=2, max_length=4)
     with pytest.raises(ValueError, match="vocabulary: expected padding"):

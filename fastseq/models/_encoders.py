@@ -10,7 +10,7 @@ from fastseq import functional
 from fastseq.autograd import Tensor
 from fastseq.functional import _check
 from fastseq.functional.recurrent import checked_lengths
-from fastseq.models._cells import checked_cell, recurrent
+from fastseq.models._cells import checked_cell, last_states, recurrent
 from fastseq.nn import (
     Dropout,
     Embedding,
@@ -64,7 +64,7 @@ class RecurrentEncoder(Module):
         dtype: Any = np.float32,
         rng: Any = None,
     ) -> None:
-        self.cell, self.bidirectional = checked_cell(cell), bidirectional
+        self.cell = checked_cell(cell)
         options = {"dropout": dropout if num_layers > 1 else 0.0, "bidirectional": bidirectional, "dtype": dtype, "rng": rng}
         self.embedding = Embedding(num_embeddings, embedding_size, padding_idx, dtype=dtype, rng=rng)
         self.embedding.weight.data *= min(1.0, 10 / num_embeddings**0.5)
@@ -77,9 +77,9 @@ class RecurrentEncoder(Module):
         x = self.embedding(ids)
         if features is not None:
             x = functional.concatenate([x, features], axis=2)
-        y, state = getattr(self, self.cell)(self.input_dropout(x), lengths=lengths)
-        h = state[0] if self.cell == "lstm" else state
-        return y, functional.concatenate([h[-2], h[-1]], axis=1) if self.bidirectional else h[-1]
+        layer = getattr(self, self.cell)
+        y, state = layer(self.input_dropout(x), lengths=lengths)
+        return y, last_states(layer, state[0] if self.cell == "lstm" else state)
 
 
 class BertEncoder(Module):

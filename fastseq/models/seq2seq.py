@@ -9,6 +9,7 @@ import numpy as np
 from fastseq import functional
 from fastseq.autograd import Tensor
 from fastseq.functional import _check
+from fastseq.models._cells import last_states
 from fastseq.models.vocabulary import as_vocabulary
 from fastseq.nn import (
     GRU,
@@ -259,14 +260,10 @@ class Seq2Seq(Module):
     def _recurrent_memory(self, source: Any, lengths: Any) -> tuple[Any, Any, Any]:
         """The memory that the decoder looks at, its lengths, and the decoder's first state."""
         memory, last = self.encoder(self.dropout(self.source_embedding(source)), lengths=lengths)
-        state = tuple([self._joined(s) for s in (last if self.cell == "lstm" else (last,))])
+        state = tuple([last_states(self.encoder, s) for s in (last if self.cell == "lstm" else (last,))])
         if self.decoder.attention is None:  # the state is all that is handed on
             memory, lengths = state[0].reshape((1, *state[0].shape)), None
         return self.dropout(memory), lengths, state if self.cell == "lstm" else state[0]
-
-    def _joined(self, last: Any) -> Any:
-        """The last layer's state at its ends: both directions side by side."""
-        return functional.concatenate([last[-2], last[-1]], axis=1) if self.encoder.bidirectional else last[-1]
 
     def _transformer_memory(self, source: Any, lengths: Any) -> tuple[Any, Any]:
         """The encoder's outputs, and which of them are padding."""

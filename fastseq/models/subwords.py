@@ -54,6 +54,8 @@ class SubwordVocabulary:
         start: str | None = None,
         stop: str | None = None,
     ) -> None:
+        if not isinstance(tokenizer, str) and not hasattr(tokenizer, "to_str"):
+            raise TypeError(f"tokenizer: expected a tokenizer or its JSON, got {type(tokenizer).__name__}")
         self._tokenizer = _loaded(tokenizer) if isinstance(tokenizer, str) else tokenizer
         self._json = self._tokenizer.to_str()
         self._specials = dict(zip(_SPECIALS, (padding, unknown, start, stop), strict=True))

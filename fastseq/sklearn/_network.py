@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from fastseq import functional
-from fastseq.models._cells import checked_cell, recurrent
+from fastseq.models._cells import checked_cell, last_states, recurrent
+from fastseq.models.sequence_classifier import mean_over
 from fastseq.nn import AttentionPooling, Dropout, Linear, Module
 from fastseq.runtime import generator
 
@@ -68,7 +66,7 @@ class SequenceNetwork(Module):
         if self.pooling is None:
             return y
         if self.pooling == "last":
-            return functional.concatenate([h[-2], h[-1]], axis=1) if self.recurrent.bidirectional else h[-1]
+            return last_states(self.recurrent, h)
         if self.pool is not None:
             return self.pool(y, lengths)
-        return y.sum(axis=0) / np.asarray(lengths, y.dtype)[:, None]  # past a row's end y is 0
+        return mean_over(y, lengths)

@@ -28,7 +28,22 @@ class Batch(tuple[Any, ...]):
         return self
 
 
-class _Shuffled:
+class Seeded:
+    """Passes whose order follows from (`seed`, `epoch`) alone."""
+
+    seed: int
+    epoch: int
+
+    def state_dict(self) -> dict[str, int]:
+        """What the coming passes follow from."""
+        return {"seed": self.seed, "epoch": self.epoch}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on with the pass of which `state_dict` was taken."""
+        self.seed, self.epoch = int(state["seed"]), int(state["epoch"])
+
+
+class _Shuffled(Seeded):
     """Batches of n rows, in an order that follows from (seed, epoch) alone."""
 
     def __init__(self, n: int, batch_size: int, shuffle: bool, rng: Any) -> None:
@@ -55,14 +70,6 @@ class _Shuffled:
 
     def _batch(self, rows: np.ndarray) -> Batch:
         raise NotImplementedError
-
-    def state_dict(self) -> dict[str, int]:
-        """What the order of the coming epochs follows from."""
-        return {"seed": self.seed, "epoch": self.epoch}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on with the epoch of which `state_dict` was taken."""
-        self.seed, self.epoch = int(state["seed"]), int(state["epoch"])
 
 
 class Batches(_Shuffled):

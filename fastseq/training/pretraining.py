@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from fastseq.models import mask_tokens
+from fastseq.nn._inputs import checked_size
 from fastseq.runtime import next_seed
-from fastseq.training.batches import Batch, BucketBatches
+from fastseq.training.batches import Batch, BucketBatches, Seeded
 
 
-class MaskedPairs:
+class MaskedPairs(Seeded):
     """Batches of [CLS] a [SEP] b [SEP] with hidden words, for `fastseq.models.MaskedLanguageModel`.
 
     Each sentence but the last is the first of a pair once in an epoch. In half of the pairs, b is the sentence that follows a, in the others one
@@ -51,7 +52,7 @@ class MaskedPairs:
         if max_length < 5:
             raise ValueError(f"max_length: expected at least 5, a word of each sentence and three marks, got {max_length}")
         self.sentences = [np.asarray(sentence)[: (max_length - 3) // 2] for sentence in sentences]
-        self.vocabulary, self.batch_size, self.probability = vocabulary, int(batch_size), probability
+        self.vocabulary, self.batch_size, self.probability = vocabulary, checked_size("batch_size", batch_size), probability
         mask_tokens(self.sentences[0], vocabulary, 0, probability=probability)  # raises where the vocabulary or the probability do not fit
         self.seed, self.epoch = next_seed(rng), 0
 
@@ -75,11 +76,3 @@ class MaskedPairs:
         """Ids, and which of the two each is of."""
         start, stop = [self.vocabulary.start_id], [self.vocabulary.stop_id]
         return np.concatenate([start, first, stop, second, stop]), np.repeat([0, 1], [len(first) + 2, len(second) + 1])
-
-    def state_dict(self) -> dict[str, int]:
-        """What the coming epochs follow from."""
-        return {"seed": self.seed, "epoch": self.epoch}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on with the epoch of which `state_dict` was taken."""
-        self.seed, self.epoch = int(state["seed"]), int(state["epoch"])

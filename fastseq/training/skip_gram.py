@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from fastseq.functional import _check
 from fastseq.runtime import next_seed
-from fastseq.training.batches import Batch
+from fastseq.training.batches import Batch, Seeded
 
 
-class SkipGramBatches:
+class SkipGramBatches(Seeded):
     """Batches ``(words (N,), neighbours (N,), drawn (K,))`` of a text, for `models.SkipGram`.
 
     Each epoch every word is kept with probability min(1, sqrt(subsample / f)), f its share of the text; each kept word reaches a
@@ -94,11 +94,3 @@ class SkipGramBatches:
 
     def _drawn(self, rng: np.random.Generator) -> np.ndarray:
         return np.searchsorted(self._shares, rng.random(self.drawn) * self._shares[-1], side="right").astype(np.int64)
-
-    def state_dict(self) -> dict[str, int]:
-        """What the coming epochs follow from."""
-        return {"seed": self.seed, "epoch": self.epoch}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on with the epoch of which `state_dict` was taken."""
-        self.seed, self.epoch = int(state["seed"]), int(state["epoch"])

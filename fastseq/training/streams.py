@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,10 @@ import numpy as np
 from fastseq.functional import _check
 from fastseq.nn._inputs import checked_size
 from fastseq.runtime import next_seed
+from fastseq.training.batches import Seeded
 
 
-class TextStreams:
+class TextStreams(Seeded):
     """A text cut into streams that are read side by side, so that the state after one piece is the state before the next.
 
     Parameters
@@ -61,14 +62,6 @@ class TextStreams:
     def _slack(self) -> int:
         """How far into the text a pass may start."""
         return min(self.sequence_length, len(self.ids) - 1 - self.batch_size * self.sequence_length) if self.shift else 0
-
-    def state_dict(self) -> dict[str, int]:
-        """What the coming passes follow from."""
-        return {"seed": self.seed, "epoch": self.epoch}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on with the pass of which `state_dict` was taken."""
-        self.seed, self.epoch = int(state["seed"]), int(state["epoch"])
 
     def pieces(self, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Inputs and targets (T, B) of one pass; `start` characters at the beginning are left out."""
