@@ -16,12 +16,14 @@ if not EXAMPLES:
 #: What an example leaves in the folder that it is run in.
 WRITES = {
     "audio_stream.py": "audio_stream.wav",
+    "digits.py": "digits.png",
     "forecasting.py": "forecasting.png",
     "gradient_flow.py": "gradient_flow.png",
     "long_memory.py": "long_memory.png",
     "name_language.py": "name_language.png",
     "optimizers.py": "optimizers.png",
     "part_of_speech.py": "part_of_speech.png",
+    "perceptron.py": "perceptron.png",
     "phonemes.py": "phonemes.png",
     "sentiment.py": "sentiment.png",
     "toy_self_attention.py": "toy_self_attention.png",

@@ -17,36 +17,43 @@ FSQ_INLINE conv_tap conv_tap_of(const fsq_conv_call *c, ptrdiff_t k) {
     return tap;
 }
 
+/* n elements: to = from, zeros where from is NULL, or to += from. Rows of a small image are shorter than a vector: no call for them. */
+FSQ_INLINE void conv_move(real *to, const real *from, ptrdiff_t n, const int add) {
+    ptrdiff_t i = 0;
+    for (; i + VL <= n; i += VL) vstore(to + i, add ? vadd(vload(to + i), vload(from + i)) : from ? vload(from + i) : vzero());
+    if (i < n) vstore_n(to + i, add ? vadd(vload_n(to + i, n - i), vload_n(from + i, n - i)) : from ? vload_n(from + i, n - i) : vzero(), n - i);
+}
+
 /* Output positions [from, to) of one row of the output: columns = x, zeros outside; back: x += columns. */
 FSQ_INLINE void conv_row(real *columns, real *x, const conv_tap *tap, ptrdiff_t row, ptrdiff_t from, ptrdiff_t to, const int back) {
-    const fsq_conv_call *c = tap->call;
-    ptrdiff_t y = row * c->stride_h + tap->top, first = to, end = to;
-    if (y >= 0 && y < c->H) {
+    const ptrdiff_t y = row * tap->call->stride_h + tap->top, stride = tap->call->stride_w;
+    ptrdiff_t first = to, end = to;
+    if (y >= 0 && y < tap->call->H) {
         first = tap->first < from ? from : tap->first < to ? tap->first : to;
         end = tap->end > to ? to : tap->end > first ? tap->end : first;
-        x += y * c->W + tap->left;
+        x += y * tap->call->W + tap->left;
     }
     columns -= from;
-    if (back) {
-        for (ptrdiff_t w = first; w < end; w++) x[w * c->stride_w] += columns[w];
-        return;
+    if (!back) {
+        if (first > from) conv_move(columns + from, NULL, first - from, 0);
+        if (to > end) conv_move(columns + end, NULL, to - end, 0);
     }
-    for (ptrdiff_t w = from; w < first; w++) columns[w] = 0;
-    if (c->stride_w == 1) for (ptrdiff_t w = first; w < end; w++) columns[w] = x[w];
-    else for (ptrdiff_t w = first; w < end; w++) columns[w] = x[w * c->stride_w];
-    for (ptrdiff_t w = end; w < to; w++) columns[w] = 0;
+    if (stride == 1) back ? conv_move(x + first, columns + first, end - first, 1) : conv_move(columns + first, x + first, end - first, 0);
+    else if (back) for (ptrdiff_t w = first; w < end; w++) x[w * stride] += columns[w];
+    else for (ptrdiff_t w = first; w < end; w++) columns[w] = x[w * stride];
 }
 
 /* Taps [k0, k1) of the piece's columns in the group whose first channel of sample 0 is x. */
 FSQ_INLINE void conv_walk(real *columns, real *x, const fsq_conv_call *c, const conv_piece *p, ptrdiff_t k0, ptrdiff_t k1, const int back) {
+    const ptrdiff_t first_row = p->from / c->out_w, before = p->from % c->out_w, positions = p->to - p->from;
     for (ptrdiff_t k = k0; k < k1; k++) {
-        conv_tap tap = conv_tap_of(c, k);
-        for (ptrdiff_t n = p->sample; n < p->sample_end; n++) {
+        const conv_tap tap = conv_tap_of(c, k);
+        for (ptrdiff_t n = p->sample; n < p->sample_end; n++, columns += positions) {
             real *plane = x + (n * c->groups * c->C + tap.channel) * c->H * c->W;
-            for (ptrdiff_t at = p->from, run; at < p->to; at += run, columns += run) {
-                ptrdiff_t row = at / c->out_w, from = at % c->out_w;
-                run = c->out_w - from < p->to - at ? c->out_w - from : p->to - at;
-                conv_row(columns, plane, &tap, row, from, from + run, back);
+            ptrdiff_t row = first_row, from = before;
+            for (ptrdiff_t at = 0, run; at < positions; at += run, row++, from = 0) {
+                run = c->out_w - from < positions - at ? c->out_w - from : positions - at;
+                conv_row(columns + at, plane, &tap, row, from, from + run, back);
             }
         }
     }

@@ -1,0 +1,33 @@
+"""The model "rows" of `examples/digits.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.steps import fastseq_step, torch_step
+
+NAME = "digits by rows: LSTM 128"
+SHARE = 1.0
+LR = 2e-3
+
+
+def batches(data: str | None) -> list[Any]:
+    """One epoch of the example, whose data is scikit-learn's."""
+    from benchmarks.peers import torch_digits
+
+    return torch_digits.batches("rows")
+
+
+def with_fastseq(seed: int) -> Callable[[Any], float]:
+    """Of a batch: one step, and the loss before it."""
+    from benchmarks.peers import torch_digits
+
+    return fastseq_step(torch_digits.ours("rows", seed), LR)
+
+
+def with_torch(seed: int) -> Callable[[Any], float]:
+    """The same from the same weights."""
+    from benchmarks.peers.torch_digits import ByRows, Twin, ours
+
+    return torch_step(Twin(ByRows(128), ours("rows", seed)), LR)
