@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 #: How long `demo` trains: with the sample and the table it is done in about a minute.
@@ -102,11 +102,24 @@ def _generate(arguments: argparse.Namespace) -> int:
         max_length=arguments.length,
         temperature=arguments.temperature,
         top_k=arguments.top_k,
-        on_token=(lambda token: print(vocabulary.decode(token), end="", flush=True)) if shown else None,
+        on_token=_writer(vocabulary, prompt) if shown else None,
         rng=arguments.seed,
     )
     print("" if shown else json.dumps({"prompt": prompt, "text": vocabulary.decode(ids)}))
     return 0
+
+
+def _writer(vocabulary: Any, before: str) -> Callable[[Any], None]:
+    """Prints tokens as they come, each apart from what is before it as the vocabulary has it."""
+    separator, last = getattr(vocabulary, "separator", ""), before
+
+    def write(token: Any) -> None:
+        nonlocal last
+        apart = separator if last and not last.endswith(separator) else ""
+        last = vocabulary.decode(token)
+        print(apart + last, end="", flush=True)
+
+    return write
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -101,6 +101,16 @@ def test_generate_repeats_with_its_seed(trained):
     assert json.loads(line) == {"prompt": "the c", "text": out[5:-1]}
 
 
+@pytest.mark.parametrize("prompt", ["the cat", "the cat ", ""])
+def test_words_are_written_apart(prompt, tmp_path):
+    words = fs.models.Vocabulary(["the", "cat", "sat"], separator=" ")
+    fs.models.LanguageModel(words, 4, 8, rng=0).save(tmp_path / "words")
+    code, out, err = run("generate", "words", "--prompt", prompt, "--length", 9, "--seed", 1, folder=tmp_path)
+    assert (code, err) == (0, "")
+    assert len(words.encode(out.strip())) == len(words.encode(prompt)) + 9
+    assert "  " not in out
+
+
 def test_generate_prints_as_it_comes(trained):
     folder, *_ = trained
     process = command("generate", "cat.safetensors", "--length", 10**8, "--seed", 1, folder=folder)
