@@ -298,6 +298,8 @@ def test_early_stopping_watches_the_figure_of_its_name():
     for options, message in (({"patience": 0}, "patience"), ({"patience": 1, "mode": "up"}, "mode"), ({"patience": 1, "min_delta": -1}, "min_delta")):
         with pytest.raises(ValueError, match=f"{message}: expected"):
             EarlyStopping(**options)
+    with pytest.raises(TypeError, match="patience: expected an integer, got float"):
+        EarlyStopping(1.5)
 
 
 # ---------------------------------------------------------------- Ctrl-C

@@ -203,6 +203,10 @@ def test_how_often_one_is_written(tmp_path, monkeypatch):
     for options in ({"every_seconds": 0}, {"every_steps": -1}):
         with pytest.raises(ValueError, match=r"every_.*: expected more than 0"):
             Checkpoint("path", **options)
+    with pytest.raises(TypeError, match="every_seconds: expected a number, got str"):
+        Checkpoint("a", every_seconds="1")
+    with pytest.raises(TypeError, match="checkpoint: expected a path, got int"):
+        Checkpoint(3)
 
 
 def test_what_cannot_be_written_is_found_before_the_training(tmp_path):

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastseq.functional import _check
+from fastseq.nn._inputs import checked_size
 from fastseq.training.history import History
 
 
@@ -137,13 +139,11 @@ class EarlyStopping(Callback):
         min_delta: float = 0.0,
         restore_best: bool = True,
     ) -> None:
-        if not patience >= 1:
-            raise ValueError(f"patience: expected at least 1, got {patience}")
         if mode not in ("min", "max"):
             raise ValueError(f"mode: expected 'min' or 'max', got {mode!r}")
-        if not min_delta >= 0:
+        if _check.number("min_delta", min_delta) < 0:
             raise ValueError(f"min_delta: expected at least 0, got {min_delta}")
-        self.patience, self.monitor, self.mode = patience, monitor, mode
+        self.patience, self.monitor, self.mode = checked_size("patience", patience), monitor, mode
         self.min_delta, self.restore_best = min_delta, restore_best
         self._begin()
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fastseq.functional import _check
 from fastseq.nn.serialization import write_atomically
 
 _FORMAT = 1
@@ -39,8 +40,10 @@ class Checkpoint:
 
     def __init__(self, path: str | os.PathLike[str], *, every_seconds: float | None = 60.0, every_steps: int | None = None) -> None:
         for name, value in (("every_seconds", every_seconds), ("every_steps", every_steps)):
-            if value is not None and not value > 0:
+            if value is not None and not _check.number(name, value) > 0:
                 raise ValueError(f"{name}: expected more than 0, got {value}")
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"checkpoint: expected a path, got {type(path).__name__}")
         self.path, self.every_seconds, self.every_steps = os.fspath(path), every_seconds, every_steps
         self._written_at, self._written_step = time.monotonic(), 0
 
