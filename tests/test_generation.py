@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastseq import models
-from fastseq.generation import generate, sample
+from fastseq.generation import beam_search, generate, sample
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3]))
 N = 20_000
@@ -160,3 +160,17 @@ def test_sample_takes_a_seed():
     rows = np.tile(LOGITS, (9, 1))
     assert sample(rows, 5).tolist() == sample(rows, np.random.default_rng(5)).tolist()
     assert sample(rows, None).shape == (9,)
+
+
+def test_a_transformer_says_for_how_many_tokens_it_has_room():
+    model = models.LanguageModel("ab", 8, 8, cell="transformer", heads=2, max_length=6, rng=0)
+    steps, prompts = [], np.array([[0, 1], [1, 0], [0, 0]])
+    for run in (lambda most: generate(model, prompts, max_length=most, on_token=steps.append), lambda most: beam_search(model, prompts, max_length=most)):
+        with pytest.raises(ValueError, match="max_length: expected at most 4, for the model can read 3 more tokens, got 5"):
+            run(5)
+        assert not steps
+        run(4)
+        steps.clear()
+    assert len(generate(model, prompts, [2, 1], max_length=5)[0]) == 5
+    free = models.LanguageModel("ab", 8, 8, cell="transformer", heads=2, max_length=6, positions="sinusoidal", rng=0)
+    assert len(generate(free, prompts, max_length=20)[0]) == 20

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastseq.generation.decoding import GenerativeModel, checked_count, checked_number, stop_ids
+from fastseq.generation.decoding import GenerativeModel, check_room, checked_count, checked_number, stop_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +83,7 @@ def beam_search(
     checked_number("length_penalty", length_penalty)
     with model.evaluating():
         decoding = model.decoding(*source)
+        check_room(decoding, most)
         rows = [_Row(width, most, length_penalty, wanted, stops) for _ in decoding.logits]
         first = np.arange(len(rows))  # where each row's live hypotheses begin in the batch
         while True:

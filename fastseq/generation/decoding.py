@@ -16,6 +16,8 @@ class Decoding(Protocol):
     ----------
     logits : ndarray (B, V)
         Scores of each row's next token.
+
+    One that can read so many more tokens only has the attribute `room`, an int.
     """
 
     logits: np.ndarray
@@ -59,6 +61,13 @@ def stop_ids(model: GenerativeModel, stop: int | str | Iterable[int | str] | Non
         elif token not in vocabulary:
             raise ValueError(f"stop: expected tokens of the vocabulary, got {token!r}")
     return np.array([vocabulary.id(token) if isinstance(token, str) else token for token in several], np.int64)
+
+
+def check_room(decoding: Decoding, most: int) -> None:
+    """ValueError where `most` tokens, of which the last one need not be read, are more than the model can go on for."""
+    room = getattr(decoding, "room", None)
+    if room is not None and most > room + 1:
+        raise ValueError(f"max_length: expected at most {room + 1}, for the model can read {room} more tokens, got {most}")
 
 
 def target_vocabulary(model: Any) -> Any:

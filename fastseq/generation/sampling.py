@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastseq.generation.decoding import GenerativeModel, checked_count, checked_number, stop_ids
+from fastseq.generation.decoding import GenerativeModel, check_room, checked_count, checked_number, stop_ids
 from fastseq.runtime import generator, next_seed
 
 
@@ -107,7 +107,7 @@ def generate(
     *source
         What its `decoding` takes: a language model's prompt, a translator's source and lengths.
     max_length : int
-        Most tokens to write in a row.
+        Most tokens to write in a row. A transformer with learned positions can go on for so many only.
     temperature, top_k, top_p
         As in `sample`; temperature 0 is greedy.
     stop : id or token, or several; optional
@@ -140,6 +140,7 @@ def generate(
     most, stops, seed = checked_count("max_length", max_length, 0), stop_ids(model, stop), next_seed(generator(rng))
     with model.evaluating():
         decoding = model.decoding(*source)
+        check_room(decoding, most)
         B = len(decoding.logits)
         rngs = [np.random.default_rng([seed, row]) for row in range(B)]
         steps: list[np.ndarray] = []

@@ -312,6 +312,8 @@ class TransformerDecoding:
     ----------
     logits : ndarray (B, V)
         Scores of the next token.
+    room : int or None
+        How many more tokens can be read; None where sinusoidal positions know no end.
 
     Examples
     --------
@@ -324,12 +326,15 @@ class TransformerDecoding:
     def __init__(self, model: LanguageModel, ids: np.ndarray, lengths: np.ndarray | None) -> None:
         self._model, self._cache = model, KeyValueCache()
         T, B = ids.shape
+        read = T if lengths is None else int(lengths.max(initial=0))
+        self.room = model.positions.max_length - read if isinstance(model.positions, LearnedPositionalEncoding) else None
         y = model._attend(ids, self._cache, None if lengths is None else padding_mask(lengths, T))
         self.logits = model.head(y[-1] if lengths is None else y[lengths - 1, np.arange(B)])
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
         """Read one token in each row, (B,); returns the scores (B, V) of the next. IndexError for an id that the model lacks."""
         self.logits = self._model.head(self._model._attend(tokens[None], self._cache)[0])
+        self.room = None if self.room is None else self.room - 1
         return self.logits
 
     def select(self, rows: np.ndarray) -> None:
