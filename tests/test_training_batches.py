@@ -1,6 +1,8 @@
 """What a training reads: batches of arrays, buckets of ragged sequences, windows of a series, streams of a text."""
 
+import copy
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -67,6 +69,13 @@ def test_a_look_at_a_batch_changes_nothing():
     for _ in itertools.islice(batches, 2):
         pass
     assert first_targets(batches) == first_targets(untouched)
+
+
+def test_a_batch_can_be_copied_and_pickled():
+    (batch,) = Batches(np.arange(3), np.arange(3), batch_size=3, shuffle=False)
+    for again in (pickle.loads(pickle.dumps(batch)), copy.deepcopy(batch)):
+        assert again.rows == 3
+        assert [array.tolist() for array in again] == [[0, 1, 2], [0, 1, 2]]
 
 
 def test_batches_refuse_what_is_no_set_of_rows():

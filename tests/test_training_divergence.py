@@ -103,3 +103,22 @@ def test_a_checkpoint_never_holds_what_is_not_finite(tmp_path):
     assert read_checkpoint(str(tmp_path / "checkpoint"))["at"]["step"] == 0
 
 
+def test_a_last_step_that_overflows_is_found():
+    model = Net()
+    before = model.state_dict()
+    error = diverged(model, [data()], lr=1e300)
+    assert error.where.startswith("the parameter first.weight holds")
+    assert "a parameter is no longer finite in epoch 1, batch 1" in str(error)
+    assert same(model.state_dict(), before)
+
+
+def test_a_buffer_that_is_infinite_by_design_is_no_divergence(tmp_path):
+    class Masked(Net):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mask", np.float32([0, -np.inf]))
+
+    assert train(Masked(), checkpoint=tmp_path / "checkpoint").stopped == "finished"
+    with pytest.raises(TrainingDiverged) as caught, np.errstate(all="ignore"):
+        train(Masked(), [data()], lr=1e300)
+    assert caught.value.where.startswith("the parameter first.weight holds")

@@ -27,6 +27,10 @@ class Batch(tuple[Any, ...]):
         self.rows = rows
         return self
 
+    def __getnewargs__(self) -> tuple[Sequence[Any], int]:
+        """For copies, and for other processes."""
+        return tuple(self), self.rows
+
 
 class Seeded:
     """Passes whose order follows from (`seed`, `epoch`) alone."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,15 +30,20 @@ class TrainingDiverged(RuntimeError):
         self.epoch, self.batch, self.step, self.where = epoch, batch, step, where
 
 
-def is_finite(model: Module) -> bool:
-    """Whether every parameter and buffer is."""
-    return not any(_bad(array) for _, _, array in _named(model))
+def not_finite(model: Module) -> set[str]:
+    """The names of the parameters and buffers that are not."""
+    return {name for _, name, array in _named(model) if _bad(array)}
 
 
-def origin_of_loss(model: Module, batch: Any = (), loss: Any = None, state: CarriedState | None = None) -> str:
-    """What was not finite first, where the loss is not: a parameter, the batch, or a module's output when it is computed again."""
+def origin_of_loss(
+    model: Module, batch: Any = (), loss: Any = None, state: CarriedState | None = None, *, constants: Collection[str] = ()
+) -> str:
+    """What was not finite first, where the loss is not: a parameter, the batch, or a module's output when it is computed again.
+
+    `constants` are the names of buffers that are not finite by design.
+    """
     for kind, name, array in _named(model):
-        if _bad(array):
+        if _bad(array) and name not in constants:
             return f"the {kind} {name} holds {_first(array)}"
     for k, array in enumerate(batch):
         if _bad(array):

@@ -153,7 +153,7 @@ class _Loop:
             at.batch += 1
             losses.append(float(loss.item()))
             if not math.isfinite(losses[-1]):
-                raise self._diverged(f"the loss became {losses[-1]}", origin_of_loss(s.model, batch, s.loss, s.carried))
+                raise self._diverged(f"the loss became {losses[-1]}", origin_of_loss(s.model, batch, s.loss, s.carried, constants=s.constants))
             loss.backward(np.full(loss.shape, weight / sum(weights), loss.dtype))
         at.norm = clip_grad_norm(s.parameters(), self.max_norm)
         if not math.isfinite(at.norm):
@@ -168,6 +168,7 @@ class _Loop:
 
     def _look(self) -> None:
         """The figures of the epoch that ends, the validation's among them."""
+        self._require_finite()  # the last step's numbers have been in no loss
         s = self.state
         figures = {"loss": s.loss_sum / s.rows}
         if s.validation is not None:
@@ -249,9 +250,12 @@ class _Loop:
 
     def _save(self) -> None:
         if self.checkpoint:
-            if not self.state.is_finite():
-                raise self._diverged("a parameter is no longer finite", origin_of_loss(self.state.model))
+            self._require_finite()
             self.checkpoint.write(self.state.state_dict(), self.at.step)
+
+    def _require_finite(self) -> None:
+        if not self.state.is_finite():
+            raise self._diverged("a parameter is no longer finite", origin_of_loss(self.state.model, constants=self.state.constants))
 
     def _diverged(self, what: str, where: str) -> TrainingDiverged:
         """The error to raise; the model's numbers are finite again."""

@@ -11,7 +11,7 @@ from fastseq.nn import Module
 from fastseq.optim import Optimizer
 from fastseq.training.callbacks import Callback, EarlyStopping, Progress
 from fastseq.training.display import Display
-from fastseq.training.divergence import is_finite
+from fastseq.training.divergence import not_finite
 from fastseq.training.random_state import random_state, restore_random_state
 
 #: What is kept of `Progress`.
@@ -36,6 +36,8 @@ class TrainingState:
         self.at = Progress(model, optimizer, epochs=epochs, batches=len(batches) if hasattr(batches, "__len__") else None)
         self.loss_sum = self.rows = 0.0  # of this epoch: losses times rows, and rows
         self.epoch_start: dict[str, Any] = {}
+        # Buffers that are not finite by design, such as a mask of -inf.
+        self.constants = not_finite(model) - {name for name, _ in model.named_parameters()}
         self._finite: dict[str, Any] = {}
         self._finite_step = 0
 
@@ -119,8 +121,8 @@ class TrainingState:
     # ------------------------------------------------------------------ numbers that are not finite
 
     def is_finite(self) -> bool:
-        """Whether all numbers of the model are."""
-        return is_finite(self.model)
+        """Whether all numbers of the model are, as far as they were."""
+        return not_finite(self.model) <= self.constants
 
     def keep_if_finite(self) -> None:
         """Keep a copy of the model for when its numbers stop being finite."""
