@@ -57,7 +57,7 @@ library=$objects
 for program in "$@"; do
     objects=
     if [ "$program" = test_kernels ]; then
-        for name in test_ops test_optim test_matmul test_attention test_attention_decoder test_recurrent; do
+        for name in test_ops test_optim test_matmul test_attention test_attention_decoder test_conv test_recurrent; do
             compile "${name}_f32" "$here/$name.c" -DFSQ_F32
             compile "${name}_f64" "$here/$name.c" -DFSQ_F64
         done

@@ -62,6 +62,8 @@ void test_attention_f32(void);
 void test_attention_f64(void);
 void test_attention_decoder_f32(void);
 void test_attention_decoder_f64(void);
+void test_conv_f32(void);
+void test_conv_f64(void);
 void test_recurrent_f32(void);
 void test_recurrent_f64(void);
 
@@ -84,6 +86,8 @@ int main(void) {
             test_attention_f64();
             test_attention_decoder_f32();
             test_attention_decoder_f64();
+            test_conv_f32();
+            test_conv_f64();
             test_recurrent_f32();
             test_recurrent_f64();
             check_free_all();
