@@ -231,3 +231,17 @@ def test_what_cannot_be_read():
         made({"attention": None})(SOURCE, TARGET[:1], return_weights=True)
     with pytest.raises(ValueError, match="return_weights: expected False, for a transformer's layers do not keep them"):
         made({"cell": "transformer", "heads": 2})(SOURCE, TARGET[:1], return_weights=True)
+
+
+@pytest.mark.parametrize("cell", ["gru", "transformer"])
+def test_rows_and_lengths_have_to_fit(cell):
+    letters = fs.models.Vocabulary("abc", start="<", stop=">")
+    model = fs.models.Seq2Seq(letters, letters, 4, 4, cell=cell, heads=2, rng=0)
+    source, target = np.full((5, 4), 2), np.full((3, 4), 3)
+    with pytest.raises(ValueError, match=r"target: expected shape \(T, 4\), got \(4, 2\)"):
+        model.loss(source, None, target[:, :2])
+    with pytest.raises(ValueError, match=r"source: expected shape \(S, B\), got \(5,\)"):
+        model(source[:, 0], target)
+    for wrong in ([1, 2, 3, 4], [1, 2, 3, -1]):
+        with pytest.raises(ValueError, match="target_lengths: expected integers from 0 to 3, the number of steps"):
+            model.loss(source, None, target, wrong)

@@ -9,6 +9,7 @@ import numpy as np
 from fastseq import functional
 from fastseq.autograd import Tensor
 from fastseq.functional import _check
+from fastseq.functional.recurrent import checked_lengths
 from fastseq.models._cells import last_states
 from fastseq.models.vocabulary import as_vocabulary
 from fastseq.nn import (
@@ -233,8 +234,8 @@ class Seq2Seq(Module):
         ids = _check.integers("target", np.asarray(_check.data(target)))
         _check.shape("target", ids, ("T", "B"))
         T, B = ids.shape
-        lengths = (ids >= 0).sum(axis=0) if target_lengths is None else np.asarray(target_lengths)
-        _check.shape("target_lengths", lengths, (B,))
+        given = checked_lengths(target_lengths, T, B, name="target_lengths")
+        lengths = (ids >= 0).sum(axis=0) if given is None else given
         start, stop = self.target_vocabulary.start_id, self.target_vocabulary.stop_id
         wanted = np.full((T + 1, B), stop)
         wanted[:T] = np.where(np.arange(T)[:, None] < lengths, ids, stop)
@@ -244,6 +245,8 @@ class Seq2Seq(Module):
 
     def _outputs(self, source: Any, inputs: Any, source_lengths: Any, target_lengths: Any, weigh: bool) -> tuple[Any, Any]:
         """What the head gets (T, B, H), and weights (T, B, S) or None."""
+        _check.shape("source", np.asarray(_check.data(source)), ("S", "B"))
+        _check.shape("target", np.asarray(_check.data(inputs)), ("T", np.shape(_check.data(source))[1]))
         if self.cell == "transformer":
             if weigh:
                 raise ValueError("return_weights: expected False, for a transformer's layers do not keep them, got True")
