@@ -188,6 +188,20 @@ def test_a_file_holds_the_model_and_both_vocabularies(options, tmp_path):
     assert twin.configuration() == model.configuration()
 
 
+def test_subwords_on_both_sides(tmp_path):
+    pytest.importorskip("tokenizers")
+    english, french = ["the red house", "a red rose"], ["la maison rouge", "une rose rouge"]
+    vocabularies = [fs.models.SubwordVocabulary.from_texts(texts, size=270, start="<s>", stop="</s>") for texts in (english, french)]
+    model = Seq2Seq(*vocabularies, 8, 16, rng=0)
+    columns = tuple([v.encode(text) for text in texts] for v, texts in zip(vocabularies, (english, french), strict=True))
+    batches = fs.training.BucketBatches(columns, batch_size=2, rng=0)
+    fs.training.fit(model, batches, optimizer=fs.optim.Adam(model.parameters(), lr=2e-2), epochs=60, progress=False)
+    model.save(tmp_path / "model")
+    twin = fs.load(tmp_path / "model")
+    written = generate(twin, *fs.nn.pad_sequences(columns[0]), max_length=20, temperature=0)
+    assert [twin.target_vocabulary.decode(ids) for ids in written] == french
+
+
 @form
 def test_frozen_parts_stay_and_the_rest_learns(options):
     model = made(options)
