@@ -127,6 +127,32 @@ def test_it_saves_loads_and_says_what_it_is(make, tmp_path, rng):
     assert f"kernel_size={conv.kernel_size}" in repr(conv)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("operation", ["conv1d", "conv2d"])
+def test_explicit_pairs_are_the_two_halves(operation, bias, dtype, rng):
+    axes = 1 if operation == "conv1d" else 2
+    x, weight = rng.standard_normal((3, 4, *[9] * axes)).astype(dtype), rng.standard_normal((6, 2, *[3] * axes)).astype(dtype)
+    b = rng.standard_normal(6).astype(dtype) if bias else None
+    options = {"stride": 2, "padding": 1, "groups": 2}
+    tensors = [None if a is None else fs.Tensor(a, requires_grad=True) for a in (x, weight, b)]
+    want = getattr(F, operation)(*tensors, **options)
+    dy = rng.standard_normal(want.shape).astype(dtype)
+    want.backward(dy)
+    y, cache = getattr(F, f"{operation}_forward")(x, weight, b, **options)
+    assert_same_bits(y, want.data)
+    for _ in range(2):
+        grads = getattr(F, f"{operation}_backward")(cache, dy)
+        for name, t in zip(("dx", "dweight", "dbias"), tensors, strict=True):
+            assert grads[name] is None if t is None else assert_same_bits(grads[name], t.grad, name) is None
+    other = "conv2d" if operation == "conv1d" else "conv1d"
+    with pytest.raises(TypeError, match=f"cache: expected what {other}_forward returned, got what {operation}_forward did"):
+        getattr(F, f"{other}_backward")(cache, dy)
+    with pytest.raises(ValueError, match=r"dy: expected shape \(3, 6, 5"):
+        getattr(F, f"{operation}_backward")(cache, dy[:2])
+    with pytest.raises(TypeError, match=f"x: expected an array, got a Tensor; {operation} records"):
+        getattr(F, f"{operation}_forward")(tensors[0], weight)
+
+
 def ones(*shape):
     return np.ones(shape, np.float32)
 

@@ -33,7 +33,7 @@ from fastseq.functional.attention_decoder import (
     attention_decoder_forward,
 )
 from fastseq.functional.batch_norm import batch_norm
-from fastseq.functional.conv import conv1d, conv2d
+from fastseq.functional.conv import conv1d, conv1d_backward, conv1d_forward, conv2d, conv2d_backward, conv2d_forward
 from fastseq.functional.cross_entropy import cross_entropy
 from fastseq.functional.decoder_memory import DecoderMemory, decoder_memory
 from fastseq.functional.dropout import dropout
@@ -87,7 +87,11 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "concatenate",
     "conv1d",
+    "conv1d_backward",
+    "conv1d_forward",
     "conv2d",
+    "conv2d_backward",
+    "conv2d_forward",
     "cross_entropy",
     "decoder_memory",
     "div",

@@ -1,8 +1,8 @@
-"""Convolution over one axis or two, on the matrix product."""
+"""Convolution over one axis or two, on the matrix product; and their explicit pairs."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastseq.autograd import Array, ArrayOrTensor, result
 from fastseq.backends import backend_of
@@ -61,17 +61,7 @@ def conv1d(
     >>> fs.functional.conv1d(x, weight, causal=True)
     array([[[10., 21., 32., 43.]]])
     """
-    values, w, b = _arrays(x, weight, bias, ("N", "C", "L"), ("O", "C / groups", "kernel"), groups)
-    options = {"stride": _check.sizes("stride", stride, 1, 1), "dilation": _check.sizes("dilation", dilation, 1, 1)}
-    if _check.boolean("causal", causal):
-        if padding not in (0, (0,)):
-            raise ValueError(f"padding: expected 0 with causal=True, which says what is padded, got {padding!r}")
-        before, after = paddings("same", w.shape[2:], stride=(1,), dilation=options["dilation"])
-        before, after = (before[0] + after[0],), (0,)
-    else:
-        before, after = paddings(padding, w.shape[2:], **options)
-    window = _window(values.shape[2:], w.shape[2:], before, after, **options)
-    return _convolve((x, weight, bias), values[:, :, None], w[:, :, None], b, groups, window)
+    return _recorded((x, weight, bias), *_checked1d(x, weight, bias, stride, padding, dilation, groups, causal))
 
 
 def conv2d(
@@ -114,32 +104,170 @@ def conv2d(
     array([[[[4., 4.],
              [4., 4.]]]])
     """
+    return _recorded((x, weight, bias), *_checked2d(x, weight, bias, stride, padding, dilation, groups))
+
+
+# ---------------------------------------------------------------- explicit pairs
+
+
+class ConvCache(NamedTuple):
+    """What a forward half saves for its backward half, which never changes it: images, with one row where there is one axis."""
+
+    operation: str
+    backend: Any
+    x: Array
+    weight: Array
+    groups: int
+    window: Window
+    has_bias: bool
+
+
+def conv1d_forward(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: int = 1,
+    padding: int | str = 0,
+    dilation: int = 1,
+    groups: int = 1,
+    causal: bool = False,
+) -> tuple[Array, ConvCache]:
+    """The forward half of `conv1d` on plain arrays, for those who call the backward half themselves; arguments and errors as there.
+
+    Returns
+    -------
+    y : ndarray (N, O, L_out)
+    cache : ConvCache
+        For `conv1d_backward`; valid as long as x and the weight are not changed in place.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastseq as fs
+    >>> y, cache = fs.functional.conv1d_forward(np.ones((1, 1, 3)), np.ones((1, 1, 2)))
+    >>> fs.functional.conv1d_backward(cache, y)["dx"]
+    array([[[2., 4., 2.]]])
+    """
+    _check.no_tensors("conv1d", x=x, weight=weight, bias=bias)
+    cache, b = _checked1d(x, weight, bias, stride, padding, dilation, groups, causal)
+    return _forward(cache, b), cache
+
+
+def conv1d_backward(cache: ConvCache, dy: Array) -> dict[str, Array | None]:
+    """The gradients from the cache of `conv1d_forward`; may be called any number of times.
+
+    Parameters
+    ----------
+    cache : ConvCache
+    dy : ndarray (N, O, L_out)
+        dL/dy.
+
+    Returns
+    -------
+    dict of ndarray
+        dx, dweight, dbias, None for a bias that there was not.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the cache is another operation's, or dy does not fit.
+    """
+    return _named("conv1d", cache, dy)
+
+
+def conv2d_forward(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: int | Pair = 1,
+    padding: int | Pair | str = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+) -> tuple[Array, ConvCache]:
+    """The forward half of `conv2d` on plain arrays, for those who call the backward half themselves; arguments and errors as there.
+
+    Returns
+    -------
+    y : ndarray (N, O, H_out, W_out)
+    cache : ConvCache
+        For `conv2d_backward`; valid as long as x and the weight are not changed in place.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastseq as fs
+    >>> y, cache = fs.functional.conv2d_forward(np.ones((1, 1, 2, 2)), np.ones((1, 1, 2, 2)))
+    >>> fs.functional.conv2d_backward(cache, y)["dweight"].tolist()
+    [[[[4.0, 4.0], [4.0, 4.0]]]]
+    """
+    _check.no_tensors("conv2d", x=x, weight=weight, bias=bias)
+    cache, b = _checked2d(x, weight, bias, stride, padding, dilation, groups)
+    return _forward(cache, b), cache
+
+
+def conv2d_backward(cache: ConvCache, dy: Array) -> dict[str, Array | None]:
+    """The gradients from the cache of `conv2d_forward`; as `conv1d_backward`."""
+    return _named("conv2d", cache, dy)
+
+
+# ---------------------------------------------------------------- what they share
+
+
+def _checked1d(
+    x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int, causal: Any
+) -> tuple[ConvCache, Array | None]:
+    """The call as one on images, once it is known to fit, and the array of its bias."""
+    values, w, b = _arrays(x, weight, bias, ("N", "C", "L"), ("O", "C / groups", "kernel"), groups)
+    options = {"stride": _check.sizes("stride", stride, 1, 1), "dilation": _check.sizes("dilation", dilation, 1, 1)}
+    if _check.boolean("causal", causal):
+        if padding not in (0, (0,)):
+            raise ValueError(f"padding: expected 0 with causal=True, which says what is padded, got {padding!r}")
+        before, after = paddings("same", w.shape[2:], stride=(1,), dilation=options["dilation"])
+        before, after = (before[0] + after[0],), (0,)
+    else:
+        before, after = paddings(padding, w.shape[2:], **options)
+    window = _window(values.shape[2:], w.shape[2:], before, after, **options)
+    return ConvCache("conv1d", backend_of(values, w), values[:, :, None], w[:, :, None], groups, window, b is not None), b
+
+
+def _checked2d(x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> tuple[ConvCache, Array | None]:
+    """Likewise."""
     values, w, b = _arrays(x, weight, bias, ("N", "C", "H", "W"), ("O", "C / groups", "kernel_h", "kernel_w"), groups)
     options = {"stride": _check.sizes("stride", stride, 2, 1), "dilation": _check.sizes("dilation", dilation, 2, 1)}
     before, after = paddings(padding, w.shape[2:], **options)
     window = _window(values.shape[2:], w.shape[2:], before, after, **options)
-    return _convolve((x, weight, bias), values, w, b, groups, window)
+    return ConvCache("conv2d", backend_of(values, w), values, w, groups, window, b is not None), b
 
 
-def _convolve(inputs: tuple[Any, ...], values: Array, w: Array, b: Array | None, groups: int, window: Window) -> ArrayOrTensor:
-    """The convolution of images, recorded for `inputs`, whose own shapes may have one axis less."""
-    backend = backend_of(values, w)
-    y = backend.conv_forward(values, w, b, groups=groups, window=window)
-    x, weight, bias = inputs
-    needs = {"need_dx": _check.wants(x), "need_dweight": _check.wants(weight), "need_dbias": _check.wants(bias)}
-    one_axis = x.ndim == 3
-
-    def backward(dy: Array) -> tuple[Array | None, ...]:
-        # y = weight * x + bias
-        dy = dy[:, :, None] if one_axis else dy
-        dx, dweight, dbias = backend.conv_backward(dy, values, w, groups=groups, window=window, **needs)
-        return _as(dx, x), _as(dweight, weight), dbias
-
-    return result(y[:, :, 0] if one_axis else y, inputs, backward, "conv1d" if one_axis else "conv2d")
+def _forward(cache: ConvCache, b: Array | None) -> Array:
+    y = cache.backend.conv_forward(cache.x, cache.weight, b, groups=cache.groups, window=cache.window)
+    return y[:, :, 0] if cache.operation == "conv1d" else y
 
 
-def _as(gradient: Array | None, x: Any) -> Array | None:
-    return None if gradient is None else gradient.reshape(x.shape)
+def _backward(cache: ConvCache, dy: Array, **needs: bool) -> tuple[Array | None, ...]:
+    """dx, dweight and dbias of y = weight * x + bias, in the shapes that the caller knows."""
+    one_axis = cache.operation == "conv1d"
+    dy = dy[:, :, None] if one_axis else dy
+    dx, dweight, dbias = cache.backend.conv_backward(dy, cache.x, cache.weight, groups=cache.groups, window=cache.window, **needs)
+    if one_axis:
+        dx, dweight = (None if d is None else d[:, :, 0] for d in (dx, dweight))
+    return dx, dweight, dbias
+
+
+def _recorded(inputs: tuple[Any, ...], cache: ConvCache, b: Array | None) -> ArrayOrTensor:
+    needs = dict(zip(("need_dx", "need_dweight", "need_dbias"), map(_check.wants, inputs), strict=True))
+    return result(_forward(cache, b), inputs, lambda dy: _backward(cache, dy, **needs), cache.operation)
+
+
+def _named(operation: str, cache: Any, dy: Array) -> dict[str, Array | None]:
+    _check.made_by(f"{operation}_forward", cache, ConvCache)
+    if cache.operation != operation:
+        raise TypeError(f"cache: expected what {operation}_forward returned, got what {cache.operation}_forward did")
+    out = cache.window.out[1:] if operation == "conv1d" else cache.window.out
+    dy = _check.gradient("dy", dy, cache.x, (len(cache.x), len(cache.weight), *out))
+    return dict(zip(("dx", "dweight", "dbias"), _backward(cache, dy, need_dbias=cache.has_bias), strict=True))
 
 
 def _arrays(
