@@ -70,6 +70,25 @@ def test_gradients_with_given_moments(shape, rng):
         assert_gradient(tensors[name].grad, loss, a, name, rng)
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_the_explicit_pair_is_the_two_halves(given, dtype, rng):
+    x, weight = (fs.Tensor(rng.standard_normal(shape).astype(dtype), requires_grad=True) for shape in ((4, 3, 5), (3,)))
+    moments = {"mean": np.zeros(3, dtype), "variance": np.ones(3, dtype)} if given else {}
+    want, *used = F.batch_norm(x, weight=weight, **moments)
+    dy = rng.standard_normal(want.shape).astype(dtype)
+    want.backward(dy)
+    y, mean, variance, cache = F.batch_norm_forward(x.data, weight=weight.data, **moments)
+    for got, right in ((y, want.data), (mean, used[0]), (variance, used[1])):
+        assert_same_bits(got, right)
+    for _ in range(2):
+        grads = F.batch_norm_backward(cache, dy)
+        assert_same_bits(grads["dx"], x.grad)
+        assert_same_bits(grads["dweight"], weight.grad)
+        assert grads["dbias"] is None
+    with pytest.raises(TypeError, match="dy: expected an array, got a Tensor"):
+        F.batch_norm_backward(cache, fs.Tensor(dy))
+
+
 def test_a_backward_after_the_statistics_moved_on_uses_those_of_its_forward(rng):
     norm = nn.BatchNorm1d(2).eval()
     x = fs.Tensor(rng.standard_normal((3, 2)).astype(np.float32), requires_grad=True)

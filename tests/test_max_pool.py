@@ -60,6 +60,21 @@ def test_pytorch_s_sizes_and_values(ceil_mode, isa, rng):
         assert_same_bits(ours.grad, theirs.grad.numpy())
 
 
+def test_the_explicit_pair_is_the_two_halves(dtype, rng):
+    x = fs.Tensor(rng.standard_normal((2, 3, 7, 8)).astype(dtype), requires_grad=True)
+    want = F.max_pool2d(x, 3, stride=2, padding=1)
+    dy = rng.standard_normal(want.shape).astype(dtype)
+    want.backward(dy)
+    y, cache = F.max_pool2d_forward(x.data, 3, stride=2, padding=1)
+    assert_same_bits(y, want.data)
+    for _ in range(2):
+        assert_same_bits(F.max_pool2d_backward(cache, dy)["dx"], x.grad)
+    with pytest.raises(ValueError, match=r"dy: expected shape \(2, 3, 4, 4\)"):
+        F.max_pool2d_backward(cache, dy[:1])
+    with pytest.raises(TypeError, match="cache: expected what max_pool2d_forward returned, got int"):
+        F.max_pool2d_backward(3, dy)
+
+
 def test_module(rng):
     x = rng.standard_normal((2, 3, 8, 9)).astype(np.float32)
     pool = nn.MaxPool2d((2, 3), padding=(1, 0), ceil_mode=True)

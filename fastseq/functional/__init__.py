@@ -32,7 +32,7 @@ from fastseq.functional.attention_decoder import (
     attention_decoder_backward,
     attention_decoder_forward,
 )
-from fastseq.functional.batch_norm import batch_norm
+from fastseq.functional.batch_norm import batch_norm, batch_norm_backward, batch_norm_forward
 from fastseq.functional.conv import conv1d, conv1d_backward, conv1d_forward, conv2d, conv2d_backward, conv2d_forward
 from fastseq.functional.cross_entropy import cross_entropy
 from fastseq.functional.decoder_memory import DecoderMemory, decoder_memory
@@ -62,7 +62,7 @@ from fastseq.functional.losses import (
 )
 from fastseq.functional.lstm import lstm, lstm_backward, lstm_forward
 from fastseq.functional.matmul import linear, matmul, pack
-from fastseq.functional.max_pool import max_pool2d
+from fastseq.functional.max_pool import max_pool2d, max_pool2d_backward, max_pool2d_forward
 from fastseq.functional.mut import mut, mut_backward, mut_forward
 from fastseq.functional.pointwise import erf, exp, gelu, log, relu, sigmoid, tanh
 from fastseq.functional.recurrent import Noise
@@ -84,6 +84,8 @@ __all__ = [
     "attention_decoder_backward",
     "attention_decoder_forward",
     "batch_norm",
+    "batch_norm_backward",
+    "batch_norm_forward",
     "binary_cross_entropy_with_logits",
     "concatenate",
     "conv1d",
@@ -124,6 +126,8 @@ __all__ = [
     "matmul",
     "max",
     "max_pool2d",
+    "max_pool2d_backward",
+    "max_pool2d_forward",
     "mean",
     "mish",
     "mse_loss",

@@ -1,8 +1,8 @@
-"""The greatest element of each window of an image."""
+"""The greatest element of each window of an image; and its explicit pair."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,17 +57,79 @@ def max_pool2d(
     array([[[[ 5.,  7.],
              [13., 15.]]]])
     """
+    y, cache = _pooled(x, kernel_size, stride, padding, dilation, ceil_mode)
+
+    def backward(dy: Array) -> tuple[Array]:
+        # y = x at places
+        return (cache.backend.max_pool_backward(dy, cache.places, cache.shape, window=cache.window),)
+
+    return result(y, (x,), backward, "max_pool2d")
+
+
+class MaxPoolCache(NamedTuple):
+    """What the forward half saves for the backward half, which never changes it."""
+
+    backend: Any
+    places: Array  # of the greatest elements, each in its plane, row by row
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    window: Window
+
+
+def max_pool2d_forward(
+    x: Array, kernel_size: Sizes, *, stride: Sizes | None = None, padding: Sizes = 0, dilation: Sizes = 1, ceil_mode: bool = False
+) -> tuple[Array, MaxPoolCache]:
+    """The forward half of `max_pool2d` on plain arrays, for those who call the backward half themselves; arguments and errors as there.
+
+    Returns
+    -------
+    y : ndarray (N, C, H_out, W_out)
+    cache : MaxPoolCache
+        For `max_pool2d_backward`; x itself is not needed any more.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastseq as fs
+    >>> y, cache = fs.functional.max_pool2d_forward(np.arange(4.0).reshape(1, 1, 2, 2), 2)
+    >>> fs.functional.max_pool2d_backward(cache, y)["dx"].tolist()
+    [[[[0.0, 0.0], [0.0, 3.0]]]]
+    """
+    _check.no_tensors("max_pool2d", x=x)
+    return _pooled(x, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+def max_pool2d_backward(cache: MaxPoolCache, dy: Array) -> dict[str, Array]:
+    """The gradient from the cache of `max_pool2d_forward`; may be called any number of times.
+
+    Parameters
+    ----------
+    cache : MaxPoolCache
+    dy : ndarray (N, C, H_out, W_out)
+        dL/dy.
+
+    Returns
+    -------
+    dict of ndarray
+        dx.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the cache is another operation's, or dy does not fit.
+    """
+    _check.made_by("max_pool2d_forward", cache, MaxPoolCache)
+    dy = _check.gradient("dy", dy, np.empty(0, cache.dtype), cache.places.shape)
+    return {"dx": cache.backend.max_pool_backward(dy, cache.places, cache.shape, window=cache.window)}
+
+
+def _pooled(x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any) -> tuple[Array, MaxPoolCache]:
     values = _check.floats("x", x)
     _check.shape("x", values, ("N", "C", "H", "W"))
     window = pool_window(values.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
     backend = backend_of(values)
     y, places = backend.max_pool_forward(values, window=window)
-
-    def backward(dy: Array) -> tuple[Array]:
-        # y = x at places
-        return (backend.max_pool_backward(dy, places, values.shape, window=window),)
-
-    return result(y, (x,), backward, "max_pool2d")
+    return y, MaxPoolCache(backend, places, values.shape, values.dtype, window)
 
 
 def pool_window(size: tuple[int, ...], kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any) -> Window:
