@@ -1,7 +1,8 @@
-"""GPT: a transformer first learns to write from a text, then to classify sentences, beside the same model without the first part.
+"""GPT: a transformer first learns to write, then to classify sentences from few labels, beside the same model without the first part.
 
-Its tokens are subwords learnt from the text. For the second part the head gives way to a linear layer on the state at a sentence's end
-(Radford et al. 2018). Without data it reads Python's help texts, and says whether a line's words are in order or shuffled.
+It reads novels, then the sentences to learn from without their labels; its tokens are subwords of the novels. For the second part a linear
+layer on the mean of its states takes the place of the head (Radford et al. 2018; Howard & Ruder 2018). Without data it reads Python's help
+texts, and says whether a paragraph is from their first or their second half.
 
     python examples/gpt.py
     python examples/gpt.py --data ../shared/data
@@ -38,11 +39,17 @@ def novels_and_reviews(folder):
     return paragraphs(read_text(Path(folder) / "text" / "bronte.txt.gz")), sentences
 
 
-def help_and_lines(rng):
-    """Python's help texts, and lines of them, every other one with its words shuffled."""
+def help_and_lines():
+    """Python's help texts, and the beginnings of their paragraphs with the half that they are from."""
     texts = paragraphs(default_text()[: 30_000 if QUICK else None])
-    pieces = [text.split()[:16] for text in texts if len(text.split()) >= 6][:4000]
-    return texts, [(" ".join(rng.permutation(piece) if n % 2 else piece), n % 2) for n, piece in enumerate(pieces)]
+    return texts, [(text[:100], int(2 * n >= len(texts))) for n, text in enumerate(texts)]
+
+
+def split(sentences):
+    """The first of ten folds is held out."""
+    labels = [label for _, label in sentences]
+    parts = next(StratifiedKFold(10, shuffle=True, random_state=0).split(labels, labels))
+    return [[sentences[n] for n in part] for part in parts]
 
 
 class Classifier(fs.nn.Module):
@@ -72,27 +79,26 @@ def encoded(vocabulary, text):
     return np.array([vocabulary.stop_id, *vocabulary.encode(text)[:126], vocabulary.stop_id])
 
 
-def pretrain(model, texts, epochs, seed):
+def pretrain(model, texts, epochs, rate, seed):
     """Learn to write; the perplexity of a subword in the last twentieth, which is read in windows."""
     ids = model.vocabulary.encode(END.join(texts))
     cut = round(0.95 * len(ids))
     streams = fs.training.TextStreams(ids[:cut], 32, 64, shift=True, rng=seed)
     history = fs.training.fit(
-        model, streams, epochs=epochs, validation=fs.training.TextStreams(ids[cut:], 8, 64), **adamw(model, 2e-3, epochs * len(streams)))
+        model, streams, epochs=epochs, validation=fs.training.TextStreams(ids[cut:], 8, 64), **adamw(model, rate, epochs * len(streams)))
     return math.exp(history["validation_loss"][-1])
 
 
-def finetune(language_model, sentences, epochs, rate, seed):
-    """The share of right answers on held-out sentences: a tenth, the first of ten folds."""
-    vocabulary, labels = language_model.vocabulary, np.array([label for _, label in sentences])
-    ids = [encoded(vocabulary, text) for text, _ in sentences]
-    training, held_out = next(StratifiedKFold(10, shuffle=True, random_state=0).split(labels, labels))
-    parts = [([ids[n] for n in part], labels[part]) for part in (training, held_out)]
-    batches = fs.training.BucketBatches(*parts[0], batch_size=32, rng=seed)
+def finetune(language_model, training, held_out, epochs, rate, seed):
+    """The share of right answers on held-out sentences."""
+    def columns(part):
+        return [encoded(language_model.vocabulary, text) for text, _ in part], np.array([label for _, label in part])
+
+    batches = fs.training.BucketBatches(*columns(training), batch_size=32, rng=seed)
+    tests = fs.training.BucketBatches(*columns(held_out), batch_size=100, shuffle=False)
     model = Classifier(language_model, 2, rng=seed)
 
     def right(model):
-        tests = fs.training.BucketBatches(*parts[1], batch_size=100, shuffle=False)
         return {"accuracy": sum((model(x, n).argmax(axis=1) == y).sum() for x, n, y in tests) / len(held_out)}
 
     history = fs.training.fit(
@@ -103,25 +109,31 @@ def finetune(language_model, sentences, epochs, rate, seed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", help="a folder with text/bronte.txt.gz and sentiment/rt-polarity.{pos,neg}.gz")
-    parser.add_argument("--epochs", type=int, default=1 if QUICK else 3, help="of writing (default %(default)s)")
-    parser.add_argument("--fine-epochs", type=int, default=1 if QUICK else 3, help="of classifying (default %(default)s)")
+    parser.add_argument("--epochs", type=int, default=1 if QUICK else 3, help="of the novels (default %(default)s)")
+    parser.add_argument("--more-epochs", type=int, default=1 if QUICK else 5, help="of the sentences without labels (default %(default)s)")
+    parser.add_argument("--fine-epochs", type=int, default=1 if QUICK else 6, help="of classifying (default %(default)s)")
+    parser.add_argument("--labels", type=int, default=1000, help="so many sentences have one (default %(default)s)")
     parser.add_argument("--width", type=int, default=16 if QUICK else 128, help="of the transformer (default %(default)s)")
     parser.add_argument("--tokens", type=int, default=300 if QUICK else 4000, help="subwords to learn (default %(default)s)")
-    parser.add_argument("--rate", type=float, default=5e-4, help="of learning to classify (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, masks and batches (default %(default)s)")
     options = parser.parse_args()
 
-    texts, sentences = novels_and_reviews(options.data) if options.data else help_and_lines(np.random.default_rng(options.seed))
+    texts, sentences = novels_and_reviews(options.data) if options.data else help_and_lines()
+    training, held_out = split(sentences)
+    training = [training[n] for n in np.random.default_rng(options.seed).permutation(len(training))]
     vocabulary = fs.models.SubwordVocabulary.from_texts(texts, size=options.tokens, stop=END)
-    print(f"{sum(map(len, texts)):,} characters to read, {len(sentences):,} sentences to classify, {len(vocabulary):,} subwords")
+    print(f"{sum(map(len, texts)):,} characters to read, {len(training):,} sentences, {len(held_out):,} held out, {len(vocabulary):,} subwords")
 
     model = build(vocabulary, options.width, options.seed)
-    print(f"perplexity of a subword: {pretrain(model, texts, options.epochs, options.seed):.1f}", flush=True)
+    print(f"perplexity of a subword of the text: {pretrain(model, texts, options.epochs, 2e-3, options.seed):.1f}", flush=True)
     (ids,) = fs.generation.generate(model, "it was", max_length=40, temperature=0.7, top_p=0.95, rng=options.seed)
     print(f"it was{vocabulary.decode(ids)}")
-    scratch = finetune(build(vocabulary, options.width, options.seed), sentences, options.fine_epochs, options.rate, options.seed)
-    tuned = finetune(model, sentences, options.fine_epochs, options.rate, options.seed)
-    print(f"sentences classified rightly: {scratch:.1%} from scratch, {tuned:.1%} after reading, {100 * (tuned - scratch):+.1f} points")
+    unlabelled = [text for text, _ in training]
+    print(f"of the sentences: {pretrain(model, unlabelled, options.more_epochs, 1e-3, options.seed):.1f}", flush=True)
+
+    new, labelled = build(vocabulary, options.width, options.seed), training[: options.labels]
+    scratch, tuned = (finetune(each, labelled, held_out, options.fine_epochs, 5e-4, options.seed) for each in (new, model))
+    print(f"classified rightly with {len(labelled)} labels: {scratch:.1%} from scratch, {tuned:.1%} after reading, {100 * (tuned - scratch):+.1f} points")
 
 
 if __name__ == "__main__":

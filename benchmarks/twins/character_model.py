@@ -17,7 +17,7 @@ def batches(data: str | None) -> list[tuple]:
     """One epoch."""
     text = read_text(Path(data) / "text/tinyshakespeare.txt.gz") if data else default_text()
     ids = fs.models.Vocabulary(text).encode(text)
-    return list(fs.training.TextStreams(ids[: len(ids) - len(ids) // 10], 16, 64))
+    return list(fs.training.TextStreams(ids[: len(ids) - len(ids) // 10], 16, 32))
 
 
 def _model(seed: int) -> fs.models.LanguageModel:
@@ -26,9 +26,9 @@ def _model(seed: int) -> fs.models.LanguageModel:
 
 def with_fastseq(seed: int) -> Step:
     """One optimiser step a call."""
-    return step_of(_model(seed), 8e-3, carry=True)
+    return step_of(_model(seed), 6e-3, carry=True)
 
 
 def with_torch(seed: int) -> Step:
     """Likewise, from the same weights."""
-    return torch_step_of(_model(seed), 8e-3, carry=True)
+    return torch_step_of(_model(seed), 6e-3, carry=True)
