@@ -3,8 +3,8 @@
 Reads a text of words, or CPython's own help texts; shows the nearest words of ten probes, and how near the words of a group
 (names, colours, numbers, ...) are to each other and to the other groups. Each probe and group that the text has words for is shown.
 
-    python examples/word_vectors.py                        under a minute; writes word_vectors.png
-    python examples/word_vectors.py --data bronte.txt.gz   novels of C. Bronte: half a million words, two minutes
+    python examples/word_vectors.py                        half a minute; writes word_vectors.png
+    python examples/word_vectors.py --data bronte.txt.gz   novels of C. Bronte: half a million words, a minute
 """
 
 import argparse
@@ -87,7 +87,7 @@ def draw(model, groups, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", help="a text, .gz or not (default: CPython's help texts)")
-    parser.add_argument("--epochs", type=int, default=1 if QUICK else 10, help="passes over the text (default %(default)s)")
+    parser.add_argument("--epochs", type=int, default=1 if QUICK else 16, help="passes over the text (default %(default)s)")
     parser.add_argument("--dim", type=int, default=16 if QUICK else 100, help="numbers in a vector (default %(default)s)")
     parser.add_argument("--batch-size", type=int, default=8192, help="pairs in a batch (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
