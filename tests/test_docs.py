@@ -78,3 +78,17 @@ def test_the_example_in_the_readme_is_short():
     """Twenty lines that a reader pastes."""
     first = next(body for _, language, body in blocks(ROOT / "README.md") if language == "python")
     assert len([line for line in first.splitlines() if line.strip()]) <= 20
+
+
+def test_the_table_of_the_lectures_is_whole():
+    """51 rows, each with something in every column, and with files that exist."""
+    page = ROOT / "docs" / "lectures.md"
+    rows = re.findall(r"^\| (\d+) (\|.*\|)$", page.read_text(), re.M)
+    assert [int(n) for n, _ in rows] == list(range(1, 52))
+    for n, row in rows:
+        cells = [cell.strip() for cell in row.strip("|").split(" | ")]
+        assert len(cells) == 6 and all(cells), n
+        for name in re.findall(r"python examples/([\w/]+\.py)", row):
+            assert (ROOT / "examples" / name).exists(), name
+        for name in re.findall(r"(?<![\w/])(tests/[\w/]+\.py|examples/[\w/]+\.py)", row):
+            assert (ROOT / name).exists(), name
