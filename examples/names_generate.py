@@ -33,7 +33,7 @@ def read(path):
 def invented(rng):
     """Words of Python's help texts that end in a vowel, and others: two languages that can be told apart."""
     words = sorted({word for word in default_text().split() if word.isascii() and word.isalpha() and len(word) > 3})
-    picked = rng.choice(words, 300 if QUICK else 3000, replace=False)
+    picked = rng.permutation(words)[: 300 if QUICK else 3000]
     return [(word.capitalize(), "Vocalic" if word[-1] in "aeiou" else "Consonantal") for word in picked]
 
 

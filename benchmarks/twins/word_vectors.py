@@ -41,6 +41,7 @@ def with_torch(seed: int) -> Step:
     """Likewise, from the same weights."""
     import torch
 
+    torch.sparse.check_sparse_tensor_invariants.disable()  # its default, which it warns of until it is said
     model = fs.models.SkipGram(WORDS, DIM, rng=seed)
     words, neighbours = (
         torch.nn.Embedding.from_pretrained(torch.from_numpy(table.weight.data.copy()), freeze=False, sparse=True)
