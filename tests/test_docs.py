@@ -87,7 +87,8 @@ def test_the_table_of_the_lectures_is_whole():
     assert [int(n) for n, _ in rows] == list(range(1, 52))
     for n, row in rows:
         cells = [cell.strip() for cell in row.strip("|").split(" | ")]
-        assert len(cells) == 6 and all(cells), n
+        assert len(cells) == 6, n
+        assert all(cells), n
         for name in re.findall(r"python examples/([\w/]+\.py)", row):
             assert (ROOT / "examples" / name).exists(), name
         for name in re.findall(r"(?<![\w/])(tests/[\w/]+\.py|examples/[\w/]+\.py)", row):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+import pytest
 
 import fastseq as fs
+
+torch = pytest.importorskip("torch")
+nn, pack_padded_sequence, pad_packed_sequence = torch.nn, torch.nn.utils.rnn.pack_padded_sequence, torch.nn.utils.rnn.pad_packed_sequence
 
 
 class Decoder(nn.Module):
