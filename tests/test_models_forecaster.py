@@ -54,8 +54,7 @@ def test_the_loss_is_the_mean_absolute_error_and_reaches_every_parameter(x):
 @pytest.mark.parametrize("anchor", [None, 0])
 def test_gradient_of_the_windows(anchor):
     rng = np.random.default_rng(2)
-    model = Forecaster(2, 3, 2, cell="gru", anchor=anchor, rng=0)
-    model.recurrent, model.head = fs.nn.GRU(2, 3, dtype=np.float64, rng=1), fs.nn.Linear(3, 2, dtype=np.float64, rng=2)
+    model = Forecaster(2, 3, 2, cell="gru", anchor=anchor, dtype=np.float64, rng=0)
     windows, lengths, weights = rng.standard_normal((4, 2, 2)), np.array([4, 2]), rng.standard_normal((2, 2))
     recorded = fs.Tensor(windows, requires_grad=True)
     (model(recorded, lengths) * weights).sum().backward()

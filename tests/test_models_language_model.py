@@ -6,6 +6,7 @@ import pytest
 import fastseq as fs
 from fastseq import models
 from fastseq.models import language_model
+from tests.finite_differences import assert_gradient
 
 CELLS = ["lstm", "gru", "rnn", "mut1", "mut2", "mut3"]
 
@@ -94,6 +95,16 @@ def test_the_loss_is_the_mean_cross_entropy_and_trains_every_parameter(cell, tie
     loss.backward()
     assert all(p.grad is not None and p.grad.any() for p in model.parameters())
     assert (model.head.weight is model.embedding.weight) == tie_weights
+
+
+@pytest.mark.parametrize("options", [*({"cell": cell, "num_layers": 2} for cell in CELLS), *({"cell": "transformer", "positions": p} for p in ("learned", "sinusoidal"))])
+def test_every_gradient_agrees_with_differences(options):
+    rng = np.random.default_rng(1)
+    model = built(**options, dtype=np.float64)
+    inputs, targets = ids_of(model, 3, 2), ids_of(model, 3, 2, seed=1)
+    model.loss(inputs, targets).backward()
+    for name, parameter in model.named_parameters():
+        assert_gradient(parameter.grad, lambda: model.loss(inputs, targets).item(), parameter.data, name, rng)
 
 
 @pytest.mark.parametrize("cell", CELLS)

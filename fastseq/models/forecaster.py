@@ -35,6 +35,7 @@ class Forecaster(Module):
     anchor : int, optional
         The input that is forecast: its last value is added to every forecast, so that the network says by how much the series
         will change. A series with a trend needs it, and one that changes slowly is learnt faster.
+    dtype : float32 or float64
     rng : None, int or numpy.random.Generator
 
     Attributes
@@ -60,6 +61,7 @@ class Forecaster(Module):
         num_layers: int = 1,
         dropout: float = 0.0,
         anchor: int | None = None,
+        dtype: Any = np.float32,
         rng: Any = None,
     ) -> None:
         rng = generator(rng)
@@ -68,9 +70,9 @@ class Forecaster(Module):
         if anchor is not None and not 0 <= anchor < input_size:
             raise ValueError(f"anchor: expected an input from 0 to {input_size - 1}, got {anchor}")
         self.anchor = anchor
-        self.recurrent = recurrent(cell, input_size, hidden_size, num_layers, dropout=dropout, rng=rng)
+        self.recurrent = recurrent(cell, input_size, hidden_size, num_layers, dropout=dropout, dtype=dtype, rng=rng)
         self.dropout = Dropout(dropout, rng=rng)
-        self.head = Linear(hidden_size, self.horizon, rng=rng)
+        self.head = Linear(hidden_size, self.horizon, dtype=dtype, rng=rng)
 
     def forward(self, x: Any, lengths: Any = None) -> Any:
         """Forecast.
@@ -130,4 +132,5 @@ class Forecaster(Module):
             "num_layers": self.recurrent.num_layers,
             "dropout": self.dropout.p,
             "anchor": self.anchor,
+            "dtype": self.recurrent.dtype,
         }

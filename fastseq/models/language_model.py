@@ -55,6 +55,7 @@ class LanguageModel(Module):
         The most tokens that a transformer with learned positions reads.
     positions : {"learned", "sinusoidal"}
         Of a transformer.
+    dtype : float32 or float64
     rng : None, int or numpy.random.Generator
 
     Attributes
@@ -94,6 +95,7 @@ class LanguageModel(Module):
         heads: int = 4,
         max_length: int = 512,
         positions: str = "learned",
+        dtype: Any = np.float32,
         rng: Any = None,
     ) -> None:
         checked_cell(cell, ("transformer",))
@@ -106,15 +108,15 @@ class LanguageModel(Module):
         self._sizes = {"embedding_size": embedding_size, "hidden_size": hidden_size, "num_layers": num_layers}
         self._transformer_options: dict[str, Any] = {"heads": heads, "max_length": max_length, "positions": positions}
         rng, V = generator(rng), len(self.vocabulary)
-        self.embedding = Embedding(V, embedding_size, rng=rng)
+        self.embedding = Embedding(V, embedding_size, dtype=dtype, rng=rng)
         if cell == "transformer":
             self._build_transformer(rng)
         else:
             self.input_dropout = Dropout(dropout / 2, rng=rng)
             between = dropout if num_layers > 1 else 0.0
-            setattr(self, cell, recurrent(cell, embedding_size, hidden_size, num_layers, dropout=between, rng=rng))
+            setattr(self, cell, recurrent(cell, embedding_size, hidden_size, num_layers, dropout=between, dtype=dtype, rng=rng))
             self.output_dropout = Dropout(dropout, rng=rng)
-        self.head = Linear(embedding_size if cell == "transformer" else hidden_size, V, rng=rng)
+        self.head = Linear(embedding_size if cell == "transformer" else hidden_size, V, dtype=dtype, rng=rng)
         if cell == "transformer":
             self._initialize(rng)
         if tie_weights:
@@ -123,12 +125,13 @@ class LanguageModel(Module):
     def _build_transformer(self, rng: np.random.Generator) -> None:
         E, H, L = self._sizes.values()
         heads, max_length, positions = self._transformer_options.values()
+        dtype = self.embedding.dtype
         if positions == "learned":
-            self.positions: Any = LearnedPositionalEncoding(max_length, E, self.dropout, rng=rng)
+            self.positions: Any = LearnedPositionalEncoding(max_length, E, self.dropout, dtype=dtype, rng=rng)
         else:
-            self.positions = SinusoidalPositionalEncoding(E, self.dropout, rng=rng)
-        layer = TransformerEncoderLayer(E, heads, H, self.dropout, "gelu", norm_first=True, rng=rng)
-        self.transformer = TransformerEncoder(layer, L, LayerNorm(E))
+            self.positions = SinusoidalPositionalEncoding(E, self.dropout, dtype=dtype, rng=rng)
+        layer = TransformerEncoderLayer(E, heads, H, self.dropout, "gelu", norm_first=True, dtype=dtype, rng=rng)
+        self.transformer = TransformerEncoder(layer, L, LayerNorm(E, dtype=dtype))
 
     def _initialize(self, rng: np.random.Generator) -> None:
         """GPT-2's start: matrices normal with deviation 0.02, those that end in the residual sum smaller with the depth; biases 0."""
@@ -192,7 +195,7 @@ class LanguageModel(Module):
     def _attend(self, ids: Any, cache: KeyValueCache | None, padding: np.ndarray | None = None) -> Any:
         x = self.embedding(ids)
         if isinstance(self.positions, SinusoidalPositionalEncoding):
-            x = x * np.float32(x.shape[2] ** 0.5)
+            x = x * x.shape[2] ** 0.5
         if cache is None:
             return self.transformer(self.positions(x), is_causal=True)
         offset = cache.lengths if cache.lengths.size else 0
@@ -263,6 +266,7 @@ class LanguageModel(Module):
             "dropout": self.dropout,
             "tie_weights": self.tie_weights,
             **self._transformer_options,
+            "dtype": self.embedding.dtype,
         }
 
 

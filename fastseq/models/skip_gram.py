@@ -24,17 +24,18 @@ class SkipGram(Module):
     Parameters
     ----------
     vocabulary : Vocabulary, or what `as_vocabulary` takes
-    dim : int
+    embedding_size : int
         Numbers in a vector.
     negatives : float
         As how many drawn pairs those of a batch count, for each pair of the text.
+    dtype : float32 or float64
     rng : None, int or numpy.random.Generator
 
     Attributes
     ----------
     vocabulary : Vocabulary
     words : nn.Embedding
-        The words' vectors, the ones that are used afterwards; they start uniform in +-1 / (2 dim).
+        The words' vectors, the ones that are used afterwards; they start uniform in +-1 / (2 embedding_size).
     neighbours : nn.Embedding
         The words' vectors as neighbours; they start at zero.
 
@@ -52,15 +53,17 @@ class SkipGram(Module):
     'sea'
     """
 
-    def __init__(self, vocabulary: Any, dim: int = 100, *, negatives: float = 5.0, rng: Any = None) -> None:
+    def __init__(
+        self, vocabulary: Any, embedding_size: int = 100, *, negatives: float = 5.0, dtype: Any = np.float32, rng: Any = None
+    ) -> None:
         rng = generator(rng)
         self.vocabulary = as_vocabulary(vocabulary)
         if not negatives > 0:
             raise ValueError(f"negatives: expected more than 0, got {negatives}")
         self.negatives = float(negatives)
-        self.words = Embedding(len(self.vocabulary), dim, sparse=True, rng=rng)
-        self.neighbours = Embedding(len(self.vocabulary), dim, sparse=True, rng=rng)
-        self.words.weight.data[...] = rng.uniform(-0.5 / dim, 0.5 / dim, self.words.weight.shape)
+        self.words = Embedding(len(self.vocabulary), embedding_size, sparse=True, dtype=dtype, rng=rng)
+        self.neighbours = Embedding(len(self.vocabulary), embedding_size, sparse=True, dtype=dtype, rng=rng)
+        self.words.weight.data[...] = rng.uniform(-0.5, 0.5, self.words.weight.shape) / embedding_size
         self.neighbours.weight.data[...] = 0
 
     def forward(self, words: Any, neighbours: Any) -> Any:
@@ -100,4 +103,9 @@ class SkipGram(Module):
 
     def configuration(self) -> dict[str, Any]:
         """The arguments of the class."""
-        return {"vocabulary": self.vocabulary.configuration(), "dim": self.words.embedding_dim, "negatives": self.negatives}
+        return {
+            "vocabulary": self.vocabulary.configuration(),
+            "embedding_size": self.words.embedding_dim,
+            "negatives": self.negatives,
+            "dtype": self.words.dtype,
+        }
