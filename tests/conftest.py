@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -14,6 +15,10 @@ from fastseq import _core, runtime
 settings.register_profile("fastseq", deadline=None, derandomize=True, database=None)
 settings.register_profile("long", deadline=None, database=None, max_examples=5000)  # tests/full.sh
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fastseq"))
+
+# Shells start background jobs with Ctrl-C ignored, and Python leaves it so; fit then does too, and its tests could not press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=_core.isas_available())
