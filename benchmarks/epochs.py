@@ -36,7 +36,7 @@ class Row(NamedTuple):
     timed: float
 
     def __str__(self) -> str:
-        return f"| {self.name} | {self.fastseq:,.1f} | {self.torch:,.1f} | {self.torch / self.fastseq:.2f} | {100 * self.timed:.0f} % |"
+        return f"| {self.name} | {self.fastseq:.3g} | {self.torch:.3g} | {self.torch / self.fastseq:.2f} | {100 * self.timed:.0f} % |"
 
 
 def compare(task: Any, data: str | None, seconds: float, seed: int) -> Row:
