@@ -110,6 +110,19 @@ def integer(name: str, value: Any, low: int, high: int) -> int:
     return number
 
 
+def count(name: str, value: Any, least: int = 1) -> int:
+    """An int of at least `least`."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
+    if number < least:
+        raise ValueError(f"{name}: expected at least {least}, got {number}")
+    return number
+
+
 def sizes(name: str, value: Any, axes: int, low: int) -> tuple[int, ...]:
     """An integer for each axis from one integer or as many as there are axes."""
     many = tuple(value) if isinstance(value, tuple | list) else (value,) * axes

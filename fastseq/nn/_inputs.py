@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import operator
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from fastseq.autograd import Tensor, is_recording, record
 from fastseq.functional._check import boolean as checked_flag
+from fastseq.functional._check import count as checked_size
 from fastseq.functional._check import kind, no_array
 from fastseq.functional._check import size as checked_elements
 
@@ -36,19 +36,6 @@ def checked_dtype(dtype: Any) -> np.dtype:
         if dtype is not None and np.dtype(dtype) in _FLOATS:  # NumPy takes None for float64
             return np.dtype(dtype)
     raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}")
-
-
-def checked_size(name: str, value: Any) -> int:
-    """`value` as an int of at least 1; TypeError or ValueError otherwise."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        size = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
-    if size < 1:
-        raise ValueError(f"{name}: expected at least 1, got {size}")
-    return size
 
 
 def rename_argument(error: Exception, names: Mapping[str, str]) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from fastseq.functional import _check
 from fastseq.optim.optimizer import Optimizer, checked_at_least
 
 
@@ -106,7 +107,7 @@ class StepLR(Schedule):
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1) -> None:
         checked_at_least("gamma", gamma)
-        self.step_size, self.gamma = _steps("step_size", step_size, 1), gamma
+        self.step_size, self.gamma = _check.count("step_size", step_size, 1), gamma
         super().__init__(optimizer)
 
     def factor(self, steps: int) -> float:
@@ -134,7 +135,7 @@ class CosineDecay(Schedule):
 
     def __init__(self, optimizer: Optimizer, total_steps: int, floor: float = 0.0) -> None:
         checked_at_least("floor", floor)
-        self.total_steps, self.floor = _steps("total_steps", total_steps, 1), floor
+        self.total_steps, self.floor = _check.count("total_steps", total_steps, 1), floor
         super().__init__(optimizer)
 
     def factor(self, steps: int) -> float:
@@ -167,8 +168,8 @@ class WarmupCosine(Schedule):
 
     def __init__(self, optimizer: Optimizer, total_steps: int, warmup_steps: int, floor: float = 0.0) -> None:
         checked_at_least("floor", floor)
-        self.total_steps, self.floor = _steps("total_steps", total_steps, 1), floor
-        self.warmup_steps = _steps("warmup_steps", warmup_steps, 0)
+        self.total_steps, self.floor = _check.count("total_steps", total_steps, 1), floor
+        self.warmup_steps = _check.count("warmup_steps", warmup_steps, 0)
         if self.warmup_steps >= self.total_steps:
             raise ValueError(f"warmup_steps: expected fewer than the {total_steps} of total_steps, got {warmup_steps}")
         super().__init__(optimizer)
@@ -201,7 +202,7 @@ class InverseSqrt(Schedule):
     """
 
     def __init__(self, optimizer: Optimizer, warmup_steps: int) -> None:
-        self.warmup_steps = _steps("warmup_steps", warmup_steps, 1)
+        self.warmup_steps = _check.count("warmup_steps", warmup_steps, 1)
         super().__init__(optimizer)
 
     def factor(self, steps: int) -> float:
@@ -271,7 +272,7 @@ class ReduceOnPlateau:
         if factor >= 1:
             raise ValueError(f"factor: expected less than 1, got {factor}")
         self.optimizer, self.mode, self.factor = optimizer, mode, factor
-        self.patience, self.cooldown = _steps("patience", patience, 0), _steps("cooldown", cooldown, 0)
+        self.patience, self.cooldown = _check.count("patience", patience, 0), _check.count("cooldown", cooldown, 0)
         self.threshold, self.threshold_mode, self.min_lr = threshold, threshold_mode, min_lr
         self.best = math.inf if mode == "min" else -math.inf
         self.waited = self.cooling = 0
@@ -309,13 +310,6 @@ class ReduceOnPlateau:
 
 def _cosine(share: float, floor: float) -> float:
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
-
-
-def _steps(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
-    checked_at_least(name, value, least)
-    return int(value)
 
 
 def _check_optimizer(optimizer: Any) -> None:
