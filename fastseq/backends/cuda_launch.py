@@ -1,0 +1,199 @@
+"""What every CUDA kernel needs around it: compiled once, launched with checked arguments; and products by cuBLAS.
+
+The sources are `kernels/*.cu`. NVRTC compiles one when it is first called, with the element type and the sizes it is specialised
+for as macros, and CuPy keeps the result on disk. Everything runs on CuPy's current stream.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cupy
+import numpy as np
+from cupy_backends.cuda.libs import cublas
+
+from fastseq.backends.precision import get_precision as precision
+
+Array = Any
+
+_SOURCES = Path(__file__).parent / "kernels"
+_INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.M)
+#: Dynamic shared memory that a launch may ask for without opting in; the CUDA C++ programming guide, compute capabilities.
+_SHARED_WITHOUT_ASKING = 48 * 1024
+
+
+class Properties(NamedTuple):
+    """What the kernels' shapes are chosen by."""
+
+    name: str
+    capability: int  # 80: 8.0
+    multiprocessors: int
+    shared_per_block: int  # bytes, after opting in
+    memory: int  # bytes
+
+
+def properties() -> Properties:
+    """Those of the current device."""
+    return _properties(cupy.cuda.runtime.getDevice())
+
+
+@functools.cache
+def _properties(device: int) -> Properties:
+    found = cupy.cuda.runtime.getDeviceProperties(device)
+    name = found["name"].decode() if isinstance(found["name"], bytes) else found["name"]
+    capability = 10 * found["major"] + found["minor"]
+    return Properties(name, capability, found["multiProcessorCount"], found["sharedMemPerBlockOptin"], found["totalGlobalMem"])
+
+
+def source(file: str) -> str:
+    """A kernel file's text with those that it includes in their places: CuPy's cache looks at the text, not at other files."""
+    seen: set[str] = set()
+
+    def expanded(name: str) -> str:
+        if name in seen:
+            return ""
+        seen.add(name)
+        return _INCLUDE.sub(lambda found: expanded(found.group(1)), (_SOURCES / name).read_text())
+
+    return expanded(file)
+
+
+class Kernel:
+    """A function of a compiled source; call it with a grid, a block and its arguments."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        self._shared = _SHARED_WITHOUT_ASKING
+
+    def __call__(self, grid: int | tuple[int, ...], block: int | tuple[int, ...], arguments: tuple[Any, ...], shared: int = 0) -> None:
+        """Launches on CuPy's current stream; an empty grid launches nothing.
+
+        An argument is an array, None for a null pointer, an int for the kernel's `int`, or a NumPy scalar of the size that the
+        kernel declares. `shared` is the dynamic shared memory of a block in bytes.
+        """
+        grid = grid if isinstance(grid, tuple) else (grid,)
+        if 0 in grid:
+            return
+        block = block if isinstance(block, tuple) else (block,)
+        self._allow(shared)
+        self.function(grid, block, tuple([_argument(a) for a in arguments]), shared_mem=shared)
+
+    def _allow(self, shared: int) -> None:
+        if shared > self._shared:
+            self.function.max_dynamic_shared_size_bytes = shared
+            self._shared = shared
+
+    def blocks_per_multiprocessor(self, threads: int, shared: int = 0) -> int:
+        """How many blocks of this size a multiprocessor holds at a time."""
+        self._allow(shared)
+        return cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(self.function.kernel.ptr, threads, shared)
+
+
+def _argument(value: Any) -> Any:
+    if type(value) is int:
+        if not -(2**31) <= value < 2**31:
+            raise OverflowError(f"{value} does not fit a kernel's int")
+        return np.int32(value)
+    if value is None:
+        return np.uint64(0)
+    if type(value) is float or type(value) is bool:
+        raise TypeError(f"a kernel's argument has one size: expected np.float32, np.float64 or an int, got {value!r}")
+    return value
+
+
+def int64(n: int) -> np.int64:
+    """A kernel's argument of type `long long`."""
+    return np.int64(n)
+
+
+def kernel(file: str, name: str, *, cooperative: bool = False, **macros: int | str) -> Kernel:
+    """The function `name` of kernels/<file> with these macros, compiled when it is first asked for.
+
+    A cooperative one is launched whole: all its blocks run at the same time, or the launch fails.
+    """
+    return _kernel(cupy.cuda.runtime.getDevice(), file, name, cooperative, tuple(sorted(macros.items())))
+
+
+@functools.cache
+def _kernel(device: int, file: str, name: str, cooperative: bool, macros: tuple[tuple[str, int | str], ...]) -> Kernel:
+    return Kernel(_module(device, file, cooperative, macros).get_function(name))
+
+
+@functools.cache
+def _module(device: int, file: str, cooperative: bool, macros: tuple[tuple[str, int | str], ...]) -> Any:
+    options = ("-std=c++17", *(f"-D{key}={value}" for key, value in macros))
+    return cupy.RawModule(code=source(file), options=options, backend="nvrtc", enable_cooperative_groups=cooperative)
+
+
+def macros_of(dtype: Any) -> dict[str, str]:
+    """The macro that names the type of the elements."""
+    return {"REAL": "float" if dtype == np.float32 else "double"}
+
+
+def contiguous(x: Array) -> Array:
+    """x with its elements in order, itself where they are."""
+    return cupy.ascontiguousarray(x)
+
+
+# ---------------------------------------------------------------- products
+
+_N, _T = 0, 1  # CUBLAS_OP_N, CUBLAS_OP_T
+_KINDS = {"float32": 0, "float64": 1, "uint16": 14}  # CUDA_R_32F, CUDA_R_64F, CUDA_R_16BF
+_FLOAT32, _FLOAT64, _FAST_BF16, _FAST_TF32 = 68, 70, 75, 77  # CUBLAS_COMPUTE_...
+_BY_PRECISION = {"highest": _FLOAT32, "high": _FAST_TF32, "medium": _FAST_BF16}
+_DEFAULT = -1  # CUBLAS_GEMM_DEFAULT
+_ONE: dict[int, Any] = {32: np.ones(1, np.float32), 64: np.ones(1, np.float64)}
+_ZERO: dict[int, Any] = {32: np.zeros(1, np.float32), 64: np.zeros(1, np.float64)}
+
+
+def gemm(a: Array, b: Array, out: Array | None = None, *, accumulate: bool = False) -> Array:
+    """out (M, N) = a (M, K) @ b (K, N), or += where `accumulate`; with one more axis in front, a product for each of its elements.
+
+    Each array has elements next to each other along one of its last two axes (out: along the last); the other stride is free. Arrays
+    of uint16 hold bfloat16 numbers, and their product is float32. Everything else has one dtype: float64 is multiplied exactly, float32
+    as `precision()` says.
+    """
+    M, K, N = a.shape[-2], a.shape[-1], b.shape[-1]
+    kind = "float32" if a.dtype.name == "uint16" else a.dtype.name
+    if out is None:
+        out = cupy.empty((*a.shape[:-2], M, N), kind)
+    if 0 in out.shape:
+        return out
+    if K == 0:
+        if not accumulate:
+            out.fill(0)
+        return out
+    bits = 64 if kind == "float64" else 32
+    compute = _FLOAT64 if bits == 64 else _FLOAT32 if a.dtype.name == "uint16" else _BY_PRECISION[precision()]
+    alpha, beta = _ONE[bits].ctypes.data, (_ONE if accumulate else _ZERO)[bits].ctypes.data
+    # cuBLAS counts columns first: to it our arrays are transposes, and out^T = b^T a^T.
+    (op_b, ld_b), (op_a, ld_a), (_, ld_out) = _layout(b), _layout(a), _layout(out)
+    handle = cupy.cuda.device.get_cublas_handle()
+    left = op_b, op_a, N, M, K, alpha
+    kinds = _KINDS[b.dtype.name], _KINDS[a.dtype.name], _KINDS[out.dtype.name]
+    if out.ndim == 2:
+        cublas.gemmEx(
+            handle, *left, b.data.ptr, kinds[0], ld_b, a.data.ptr, kinds[1], ld_a, beta, out.data.ptr, kinds[2], ld_out, compute, _DEFAULT
+        )
+    else:
+        step_b, step_a, step_out = (x.strides[0] // x.itemsize for x in (b, a, out))
+        cublas.gemmStridedBatchedEx(
+            handle, *left, b.data.ptr, kinds[0], ld_b, step_b, a.data.ptr, kinds[1], ld_a, step_a, beta,
+            out.data.ptr, kinds[2], ld_out, step_out, len(out), compute, _DEFAULT,
+        )  # fmt: skip
+    return out
+
+
+def _layout(x: Array) -> tuple[int, int]:
+    """How cuBLAS reads the last two axes of x: as they are or transposed, and the distance from one line to the next."""
+    rows, columns = x.shape[-2:]
+    down, along = (stride // x.itemsize for stride in x.strides[-2:])
+    down, along = down if rows > 1 else max(columns, 1), along if columns > 1 else max(rows, 1)
+    if (along == 1 or columns == 1) and down >= columns:
+        return _N, down
+    if (down == 1 or rows == 1) and along >= rows:
+        return _T, along
+    raise ValueError(f"a product's array needs neighbouring elements along an axis, got strides {x.strides} for {x.shape}")
