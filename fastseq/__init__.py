@@ -16,7 +16,15 @@ from fastseq import diagnostics, functional, generation, models, nn, optim, plot
 from fastseq.autograd import Function, Tensor, gradcheck, no_grad
 from fastseq.functional import concatenate, stack, where
 from fastseq.nn.serialization import load
-from fastseq.runtime import get_num_threads, manual_seed, set_num_threads, show_config, threads
+from fastseq.runtime import (
+    get_float32_matmul_precision,
+    get_num_threads,
+    manual_seed,
+    set_float32_matmul_precision,
+    set_num_threads,
+    show_config,
+    threads,
+)
 from fastseq.sparse import RowGradient
 
 __version__ = "0.1.0"
@@ -30,6 +38,7 @@ __all__ = [
     "diagnostics",
     "functional",
     "generation",
+    "get_float32_matmul_precision",
     "get_num_threads",
     "gradcheck",
     "load",
@@ -40,6 +49,7 @@ __all__ = [
     "optim",
     "plot",
     "runtime",
+    "set_float32_matmul_precision",
     "set_num_threads",
     "show_config",
     "stack",

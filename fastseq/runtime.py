@@ -1,4 +1,4 @@
-"""What the process decides: instruction set, number of threads, where random numbers come from, and what it tells about itself.
+"""What the process decides: instruction set, threads, a GPU's precision, where random numbers come from, and what it tells about itself.
 
 The instruction set and the number of threads are settled when this module is imported, from `FASTSEQ_ISA` and
 `FASTSEQ_NUM_THREADS`. Nothing here changes the process's environment.
@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from fastseq import _core
+from fastseq.backends import gpu_config
+from fastseq.backends.precision import get_precision, set_precision
 
 #: The most threads that can be asked for (FSQ_THREADS_MOST in csrc/core/threads.h).
 MOST_THREADS = 1024
@@ -157,6 +159,51 @@ def force_threads() -> Iterator[None]:
         _core.threads_force(before)
 
 
+# ---------------------------------------------------------------- a GPU's products
+
+
+def set_float32_matmul_precision(precision: str) -> None:
+    """Set how a GPU multiplies float32 matrices, in the whole process; a CPU always multiplies float32 by float32.
+
+    Arrays are float32 before and after, and sums are formed in float32; float64 is never rounded.
+
+    Parameters
+    ----------
+    precision : {"highest", "high", "medium"}
+        The operands of a product as they are, rounded to tf32 (10 bits after the point), or to bfloat16 (7 bits). The words are PyTorch's.
+
+    Raises
+    ------
+    ValueError
+        For another word; nothing changes then.
+
+    Examples
+    --------
+    >>> import fastseq as fs
+    >>> fs.set_float32_matmul_precision("high")
+    >>> fs.get_float32_matmul_precision()
+    'high'
+    >>> fs.set_float32_matmul_precision("highest")
+    """
+    set_precision(precision)
+
+
+def get_float32_matmul_precision() -> str:
+    """What `set_float32_matmul_precision` was last given; "highest" at first.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> import fastseq as fs
+    >>> fs.get_float32_matmul_precision()
+    'highest'
+    """
+    return get_precision()
+
+
 # ---------------------------------------------------------------- random numbers
 
 
@@ -243,8 +290,9 @@ def config() -> dict[str, Any]:
     dict
         version : str; isa : str, the instruction set in use; isas_available : list of str, worst first;
         threads : int, what `get_num_threads` says; openmp : bool, whether this build has OpenMP; python, numpy : str,
-        versions; cupy : str or None, the version of CuPy where the program has imported it (it is never imported here);
-        machine : str, the processor's architecture.
+        versions; cupy : str or None, the version of CuPy that is installed; gpu : dict or None, name, capability (compute
+        capability), memory (bytes) and driver (the newest CUDA version that it knows) of the current GPU, where the program has
+        imported CuPy (it is never imported here); machine : str, the processor's architecture.
 
     Examples
     --------
@@ -255,7 +303,6 @@ def config() -> dict[str, Any]:
     """
     from fastseq import __version__
 
-    cupy = sys.modules.get("cupy")
     return {
         "version": __version__,
         "isa": _core.isa_name(),
@@ -264,9 +311,33 @@ def config() -> dict[str, Any]:
         "openmp": bool(_core.has_openmp()),
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "cupy": getattr(cupy, "__version__", None),
+        "cupy": _cupy_version(),
+        "gpu": gpu_config(),
         "machine": platform.machine(),
     }
+
+
+def _cupy_version() -> str | None:
+    """CuPy's version, found without importing it: its packages have another name for each version of CUDA."""
+    if "cupy" in sys.modules:
+        return getattr(sys.modules["cupy"], "__version__", None)
+    import importlib.metadata  # here: most programs never ask
+
+    for package in ("cupy-cuda13x", "cupy-cuda12x", "cupy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(package)
+    return None
+
+
+def _gpu_text(found: dict[str, Any]) -> str:
+    """What `show_config` says of the GPU."""
+    if found["cupy"] is None:
+        return "none: CuPy is not installed"
+    gpu = found["gpu"]
+    if gpu is None:
+        return "none found" if "cupy" in sys.modules else "not asked for: CuPy is not imported"
+    memory = gpu["memory"] / 2**30
+    return f"{gpu['name']}, compute capability {gpu['capability']}, {memory:.1f} GiB, driver for CUDA {gpu['driver']}"
 
 
 def show_config() -> None:
@@ -286,7 +357,8 @@ def show_config() -> None:
         f"threads          {found['threads']} ({'OpenMP' if found['openmp'] else 'built without OpenMP: always one'})\n"
         f"Python           {found['python']} on {found['machine']}\n"
         f"NumPy            {found['numpy']}\n"
-        f"CuPy             {found['cupy'] or 'not imported'}\n"
+        f"CuPy             {found['cupy'] or 'not installed'}\n"
+        f"GPU              {_gpu_text(found)}\n"
     )
 
 

@@ -15,7 +15,7 @@ if not (CSRC / "fastseq.h").exists():
 # What each room of the package may import from the others. `runtime` is what the process decides: seeds come from there.
 MAY_IMPORT = {
     "_core": {"_csrc"},
-    "runtime": {"_core"},
+    "runtime": {"_core", "backends"},
     "autograd": set(),
     "backends": {"_core"},
     "sparse": {"backends"},

@@ -360,7 +360,7 @@ def test_bad_rng_raises(rng, error):
 
 
 def test_config_tells_what_runs(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(__version__="13.4"))
+    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(__version__="13.4"))  # without a GPU
     with fs.threads(2):
         found = runtime.config()
     assert found == CONFIG | {"threads": 2 if CONFIG["openmp"] else 1, "cupy": "13.4"}
@@ -370,8 +370,17 @@ def test_config_tells_what_runs(monkeypatch):
 
 
 def test_config_never_imports_cupy():
-    script = "import sys, fastseq as fs; fs.show_config(); print(fs.runtime.config()['cupy'], 'cupy' in sys.modules)"
+    script = "import sys, fastseq as fs; fs.show_config(); print(fs.runtime.config()['gpu'], 'cupy' in sys.modules)"
     assert output_of(script).splitlines()[-1] == "None False"
+
+
+@pytest.mark.parametrize("precision", ["high", "medium", "highest"])
+def test_the_precision_of_products_is_one_of_three_words(precision):
+    fs.set_float32_matmul_precision(precision)
+    assert fs.get_float32_matmul_precision() == precision
+    with pytest.raises(ValueError, match="precision: expected 'highest', 'high' or 'medium', got 'tf32'"):
+        fs.set_float32_matmul_precision("tf32")
+    assert fs.get_float32_matmul_precision() == precision  # the last of the three is the default
 
 
 def test_show_config_prints_the_configuration(capsys):

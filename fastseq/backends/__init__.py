@@ -1,11 +1,13 @@
 """Where the arithmetic is done: one module per kind of array, all with the same functions.
 
-`cpu` computes on NumPy arrays with the C kernels; `reference` is the same in plain NumPy, to read and to test against. The arrays
-choose: there is no switch.
+`cpu` computes on NumPy arrays with the C kernels, `cuda` on CuPy arrays with its own; `reference` is the same in plain NumPy, to read
+and to test against. The arrays choose: there is no switch. CuPy is imported by `cuda*.py` alone, and those by the functions below, once
+a CuPy array has come or a device was asked for.
 """
 
 from __future__ import annotations
 
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -16,12 +18,17 @@ from fastseq.backends import cpu
 _NumPy = np.ndarray
 
 
+class _Cuda:
+    backend: ModuleType | None = None
+
+
 def backend_of(*arrays: Any) -> ModuleType:
     """The backend for these arrays.
 
     Parameters
     ----------
     *arrays : ndarray
+        All NumPy's, or all CuPy's.
 
     Returns
     -------
@@ -31,7 +38,7 @@ def backend_of(*arrays: Any) -> ModuleType:
     Raises
     ------
     TypeError
-        If one of them is something else; for a GPU array the message says how to move the layer.
+        If they are of different kinds, or one of them is something else.
 
     Examples
     --------
@@ -41,12 +48,98 @@ def backend_of(*arrays: Any) -> ModuleType:
     """
     for array in arrays:
         if type(array) is not _NumPy and not isinstance(array, _NumPy):
-            raise TypeError(_refusal(array))
+            return _other(arrays)
     return cpu
 
 
-def _refusal(array: Any) -> str:
-    kind = f"{type(array).__module__}.{type(array).__qualname__}"
-    if hasattr(array, "__cuda_array_interface__"):
-        return f'expected a NumPy array, got {kind}, which is on a GPU; this layer is on the CPU: move one of them with .to("cuda") or .get()'
+def _other(arrays: tuple[Any, ...]) -> ModuleType:
+    """The backend where not all arrays are NumPy's."""
+    on_gpu = [is_gpu(array) for array in arrays]
+    if all(on_gpu):
+        return cuda()
+    for array, gpu in zip(arrays, on_gpu, strict=True):
+        if not gpu and not isinstance(array, _NumPy):
+            raise TypeError(foreign(array))
+    raise TypeError('expected arrays of one kind, got NumPy and CuPy arrays; move one of them with .to("cuda"), cupy.asarray(x) or x.get()')
+
+
+def is_gpu(x: Any) -> bool:
+    """Whether x is a CuPy array; where CuPy is not imported nothing is."""
+    if type(x) is _NumPy:
+        return False
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(x, getattr(cupy, "ndarray", ()))
+
+
+def namespace(array: Any) -> Any:
+    """The module that makes arrays of this one's kind: numpy, or cupy for a CuPy array.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> namespace(np.zeros(3)).__name__
+    'numpy'
+    """
+    return sys.modules["cupy"] if is_gpu(array) else np
+
+
+def foreign(x: Any) -> str:
+    """What to say of something that is no array, or one of a library that is not ours."""
+    kind = f"{type(x).__module__}.{type(x).__qualname__}"
+    if hasattr(x, "__cuda_array_interface__"):
+        return f"expected a NumPy or CuPy array, got {kind}, which is on a GPU; cupy.asarray(x) shares its memory"
     return f"expected a NumPy array, got {kind}"
+
+
+def cuda() -> ModuleType:
+    """The backend for CuPy arrays, imported at the first call.
+
+    Raises
+    ------
+    ImportError
+        If CuPy is not installed or does not load.
+    RuntimeError
+        If there is no GPU that it can use.
+    """
+    if _Cuda.backend is None:
+        _loaded().check()
+        from fastseq.backends import cuda as backend
+
+        _Cuda.backend = backend
+    return _Cuda.backend
+
+
+def _loaded() -> Any:
+    """The module that asks for the device, which is the first to import CuPy."""
+    try:
+        from fastseq.backends import cuda_device
+    except ModuleNotFoundError as error:
+        if error.name != "cupy":
+            raise
+        raise ImportError(
+            "cuda: CuPy is not installed; pip install 'fastseq-kernels[cuda]' brings cupy-cuda12x, for CUDA 12; "
+            "'fastseq-kernels[cuda13]' brings cupy-cuda13x"
+        ) from None
+    except ImportError as error:
+        raise ImportError(f"cuda: CuPy is installed but does not load: {error}") from error
+    return cuda_device
+
+
+def to_gpu(x: Any) -> Any:
+    """The array on the current device: itself where it is there already; errors as in `cuda`."""
+    if is_gpu(x):
+        return x
+    cuda()
+    return sys.modules["cupy"].asarray(x)
+
+
+def to_cpu(x: Any) -> Any:
+    """The array in this computer's memory: a NumPy array itself, of a CuPy array a copy."""
+    return x.get() if is_gpu(x) else x
+
+
+def gpu_config() -> dict[str, Any] | None:
+    """Name, compute capability, memory and driver of the device, where the program has imported CuPy and there is one; imports nothing else."""
+    if not hasattr(sys.modules.get("cupy"), "cuda"):
+        return None
+    return _loaded().config()

@@ -1,0 +1,8 @@
+"""The CUDA backend: CuPy arrays in, CuPy arrays out, with the signatures of `cpu.py` and `reference.py`, where each function is explained.
+
+Operations live in families, `cuda_<family>.py`, whose kernels `cuda_launch.py` compiles from `kernels/*.cu` at the first use. Everything
+runs on CuPy's current stream, in memory of CuPy's pool; nothing waits for the device but `ids_find_outside` and `sum_squares`, which
+return a number to Python. Results are the same in every run: sums have one order, whatever the number of blocks in flight.
+"""
+
+from __future__ import annotations
