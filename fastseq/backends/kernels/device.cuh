@@ -4,7 +4,9 @@
 // kernels on a CPU (tests/cuda/emulator); FSQ_EMULATED chooses.
 #pragma once
 
-#ifndef FSQ_EMULATED
 // The dynamic shared memory of the block, as bytes.
+#ifndef FSQ_EMULATED
 #define FSQ_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#else
+#define FSQ_SHARED(name) unsigned char *const name = emu::emu_self->shared
 #endif

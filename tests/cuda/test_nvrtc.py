@@ -1,0 +1,55 @@
+"""Every kernel compiles for the GPUs that it is written for, without a GPU; and keeps its registers where that is promised."""
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.cuda.nvrtc import KERNELS, compiled, library_path, source
+
+if library_path() is None:
+    pytest.skip("needs the package nvidia-cuda-nvrtc", allow_module_level=True)
+
+ARCHITECTURES = ("sm_80", "sm_90")
+# (file, macros, whether registers may spill). A new kernel gets a line for each kind of macros that its code depends on.
+TABLE = [
+    ("dropout.cu", "REAL=float", False),
+    ("dropout.cu", "REAL=double", False),
+]
+
+
+@pytest.fixture(scope="module")
+def results():
+    """What NVRTC says of each line of the table, by two threads: it takes its time."""
+    work = list(itertools.product(TABLE, ARCHITECTURES))
+
+    def one(item):
+        (file, macros, _), arch = item
+        try:
+            return compiled(source(file), macros.split(), arch)
+        except SyntaxError as error:
+            return error
+
+    with ThreadPoolExecutor(2) as threads:
+        return dict(zip(work, threads.map(one, work), strict=True))
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("line", TABLE, ids=lambda line: f"{line[0]} {line[1]}")
+def test_a_kernel_compiles_and_keeps_its_registers(results, line, arch):
+    found = results[line, arch]
+    if isinstance(found, SyntaxError):
+        raise found
+    assert found
+    assert all(kernel.shared == 0 for kernel in found), "shared memory is dynamic: FSQ_SHARED"
+    if not line[2]:
+        assert [kernel for kernel in found if kernel.spilled] == []
+
+
+def test_every_source_is_in_the_table():
+    assert {line[0] for line in TABLE} == {path.name for path in KERNELS.glob("*.cu")}
+
+
+def test_what_does_not_compile_is_said():
+    with pytest.raises(SyntaxError, match="identifier"):
+        compiled("extern \"C\" __global__ void f() { missing(); }")
