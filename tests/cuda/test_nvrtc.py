@@ -13,6 +13,10 @@ if library_path() is None:
 ARCHITECTURES = ("sm_80", "sm_90")
 # (file, macros, whether registers may spill). A new kernel gets a line for each kind of macros that its code depends on.
 TABLE = [
+    ("attention_backward.cu", "REAL=float", False),
+    ("attention_backward.cu", "REAL=double", True),
+    ("attention_forward.cu", "REAL=float", False),
+    ("attention_forward.cu", "REAL=double", True),
     ("dropout.cu", "REAL=float", False),
     ("dropout.cu", "REAL=double", False),
 ]

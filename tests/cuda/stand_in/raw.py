@@ -106,7 +106,7 @@ def _bytes(value, parameter, where):
         if kind != "p":
             raise TypeError(f"{where}: a pointer for a parameter that is none")
         return pointer.to_bytes(8, "little")
-    if isinstance(value, bool | int | float):
+    if type(value) in (bool, int, float):
         value = {bool: np.bool_, int: np.int64, float: np.float64}[type(value)](value)
     if not isinstance(value, np.generic):
         raise TypeError(f"{where}: unsupported type {type(value)}")

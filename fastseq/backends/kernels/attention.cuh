@@ -1,0 +1,83 @@
+// attention.cuh - what the kernels of scaled dot-product attention share: which keys a query sees, masks, dropout.
+//
+// Query i sees the keys j with i + low <= j <= i + high (causal attention, an offset and a window are such a band), j < key_length, and
+// what the mask leaves. A hidden score is -inf whatever the key holds.
+#pragma once
+#include "device.cuh"
+#include "philox.cuh"
+
+// The arguments of every kernel that forms scores, and the structure that its functions take.
+#define ATTENTION_ARGUMENTS                                                                                                            \
+    const void *mask, int mask_kind, long long mask_batch, long long mask_head, long long mask_query, long long mask_key,              \
+        const long long *lengths, int heads, int group, int Tq, int Tk, int D, int Dv, int low, int high, REAL scale,                  \
+        unsigned long long seed, long long threshold, REAL kept
+#define ATTENTION_PROBLEM                                                                                                              \
+    { mask, mask_kind, mask_batch, mask_head, mask_query, mask_key, lengths, heads, group, Tq, Tk, D, Dv, low, high, scale, seed,       \
+      threshold, kept }
+
+struct Problem {
+    const void *mask;
+    int mask_kind;                                          // 0: none, 1: bytes, 0 = hidden, 2: numbers to add
+    long long mask_batch, mask_head, mask_query, mask_key;  // strides in elements, 0 where it is broadcast
+    const long long *lengths;
+    int heads, group, Tq, Tk, D, Dv, low, high;             // group: heads of q for each of k and v
+    REAL scale;
+    unsigned long long seed;                                // Philox's key
+    long long threshold;                                    // a weight is kept where its word is not less; 0: no dropout
+    REAL kept;                                              // what a kept weight is multiplied by
+};
+
+__device__ __forceinline__ REAL infinity() { return (REAL)__int_as_float(0x7f800000); }
+__device__ __forceinline__ bool is_finite(REAL x) { return x - x == 0; }
+__device__ __forceinline__ int least(int a, int b) { return a < b ? a : b; }
+__device__ __forceinline__ int greatest(int a, int b) { return a > b ? a : b; }
+
+__device__ __forceinline__ int keys_of(const Problem &p, int b) { return p.lengths ? (int)p.lengths[b] : p.Tk; }
+
+// An array (B, heads, T, columns) among a kernel's arguments: its strides in elements, but for the last, which is 1; and where a head begins.
+#define ATTENTION_ARRAY(type, x) type *x, long long x##_of_b, long long x##_of_h, long long x##_row
+#define ATTENTION_HEAD(x, b, h) (x + (b) * x##_of_b + (h) * x##_of_h)
+
+// The keys [from, to) that some of the queries [i, i + n) see.
+struct Range {
+    int from, to;
+};
+__device__ __forceinline__ Range keys_seen(const Problem &p, int n_keys, int i, int n) {
+    return {greatest(i + p.low, 0), least(i + n + p.high, n_keys)};
+}
+// The queries that see some of the keys [j, j + n).
+__device__ __forceinline__ Range queries_seeing(const Problem &p, int n_keys, int j, int n) {
+    if (j >= n_keys) return {0, 0};
+    return {greatest(j - p.high, 0), least(least(j + n, n_keys) - p.low, p.Tq)};
+}
+// Whether each of the queries [i, i + rows) sees each of the keys [j, j + columns), but for the mask.
+__device__ __forceinline__ bool all_seen(const Problem &p, int n_keys, int i, int rows, int j, int columns) {
+    return i + rows <= p.Tq && j + columns <= n_keys && j >= i + rows - 1 + p.low && j + columns - 1 <= i + p.high;
+}
+__device__ __forceinline__ bool seen(const Problem &p, int n_keys, int i, int j) {
+    return i < p.Tq && j < n_keys && j >= i + p.low && j <= i + p.high;
+}
+
+// Where the mask of a head begins, in elements.
+__device__ __forceinline__ long long mask_place(const Problem &p, int b, int h) { return b * p.mask_batch + h * p.mask_head; }
+
+// The score of a pair after the mask.
+__device__ __forceinline__ REAL masked(const Problem &p, long long head, int i, int j, REAL score) {
+    if (p.mask_kind == 0) return score;
+    long long at = head + i * p.mask_query + j * p.mask_key;
+    if (p.mask_kind == 1) return ((const unsigned char *)p.mask)[at] ? score : -infinity();
+    REAL number = ((const REAL *)p.mask)[at];
+    return number == -infinity() ? number : score + number;
+}
+
+// The words of the four keys from 4 block on, for query i of head `row`, b heads + h.
+__device__ __forceinline__ uint4 dropout_words(const Problem &p, int block, int row, int i) {
+    return philox(p.seed, make_uint4((unsigned)block, (unsigned)i, (unsigned)row, 0));
+}
+
+// What dropout multiplies the weight of a pair by.
+__device__ __forceinline__ REAL dropout_of(const Problem &p, int row, int i, int j) {
+    const uint4 words = dropout_words(p, j / 4, row, i);
+    const unsigned word = (j & 3) == 0 ? words.x : (j & 3) == 1 ? words.y : (j & 3) == 2 ? words.z : words.w;
+    return (long long)word >= p.threshold ? p.kept : 0;
+}
