@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks import machine
 from benchmarks.cuda import report
 from benchmarks.cuda.case import Case
-from benchmarks.cuda.worker import Watched
+from benchmarks.cuda.worker import StartError, Watched
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -34,6 +34,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--peers-only", action="store_true", help="time PyTorch alone")
     parser.add_argument("--minutes", type=float, default=6.0, help="after which the cases that are left are not run (default: 6)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write everything that was measured as JSON")
+    parser.add_argument("--commit", help="of the sources, where they are no repository")
     parser.add_argument("--list", action="store_true", help="print the cases' names and end")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: NumPy arrays and PyTorch's CPU, to try the cases")
     return parser.parse_args(words)
@@ -41,9 +42,9 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 def chosen(args: argparse.Namespace) -> list[tuple[int, Case]]:
     """The cases with their places in the table, in the order in which they run: the quick ones, then family after family in turn."""
-    from benchmarks.cuda import cases_attention, cases_recurrent
+    from benchmarks.cuda import cases_attention, cases_kernels, cases_models, cases_recurrent
 
-    every = [case for module in (cases_recurrent, cases_attention) for case in module.cases()]
+    every = [case for module in (cases_recurrent, cases_attention, cases_models, cases_kernels) for case in module.cases()]
     wanted = [(n, case) for n, case in enumerate(every)
               if (case.quick or not args.quick) and (not args.only or any(text in f"{case.family}: {case}" for text in args.only))]
     place: dict[str, int] = {}
@@ -66,7 +67,7 @@ def main(words: list[str] | None = None) -> int:
         print("no case has that in its name; --list prints them", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    commit, rows, begin = machine.commit(), list[dict[str, Any]](), time.monotonic()
+    commit, rows, begin = args.commit or machine.commit(), list[dict[str, Any]](), time.monotonic()
     watched = Watched(args.device, args.peers_only)
     try:
         for (order, _), row in zip(cases, watched.rows([case for _, case in cases], 60 * args.minutes), strict=True):
@@ -74,6 +75,9 @@ def main(words: list[str] | None = None) -> int:
             print(f"[{time.monotonic() - begin:.0f} s, {len(rows)}/{len(cases)}] {report.progress(row)}", file=sys.stderr, flush=True)
             if args.output:
                 args.output.write_text(json.dumps({"commit": commit, **(watched.about or {}), "rows": rows}, indent=1))
+    except StartError as error:
+        print(error, file=sys.stderr)
+        return 2
     finally:
         watched.close()
         if watched.about and rows:

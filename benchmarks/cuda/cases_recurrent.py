@@ -11,11 +11,11 @@ import torch
 
 from benchmarks.cuda.case import Answer, Call, Case
 from benchmarks.cuda.device import Device
+from benchmarks.cuda.function import DTYPES, WORDS, spread, visible
 
 GATES = {"LSTM": 4, "GRU": 3}
 #: The widest layers that PyTorch gives to cuDNN's persistent kernels: aten/src/ATen/native/cudnn/RNN.cpp, use_rnn_persist_small_h.
 PERSISTENT = 192
-DTYPES = {"highest": torch.float32, "high": torch.float32, "medium": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +33,14 @@ class Recurrent(Case):
 
     def __str__(self) -> str:
         words = [self.cell, self.mode, *(("ragged",) if self.ragged else ()), f"L{self.layers}" * (self.layers > 1), "both ways" * self.bidirectional,
-                 f"T{self.T} B{self.B} H{self.H}", {"highest": "float32", "high": "tf32", "medium": "bf16"}[self.precision]]
+                 f"T{self.T} B{self.B} H{self.H}", WORDS[self.precision]]
         return " ".join(word for word in words if word)
 
     @property
     def family(self) -> str:
         form = "ragged" if self.ragged else "stacked or both ways" if self.layers > 1 or self.bidirectional else None
         size = f"H <= {PERSISTENT}" if self.H <= PERSISTENT else f"H > {PERSISTENT}"
-        precision = {"highest": "float32", "high": "tf32", "medium": "bf16"}[self.precision]
-        return f"recurrent, {form}" if form else f"{self.cell} {self.mode}, {size}, {precision}"
+        return f"recurrent, {form}" if form else f"{self.cell} {self.mode}, {size}, {WORDS[self.precision]}"
 
     @property
     def target(self) -> float | None:
@@ -61,9 +60,8 @@ class Recurrent(Case):
         return (3 if self.mode == "training" else 1) * 2.0 * steps * self.D * GATES[self.cell] * self.H * (inputs + self.layers * self.H)
 
     def lengths(self) -> list[int]:
-        """Steps of each row: T / 4 to T evenly, shuffled."""
-        spread = torch.linspace(max(1, self.T // 4), self.T, self.B).round().long()
-        return spread[torch.randperm(self.B, generator=torch.Generator().manual_seed(4))].tolist()
+        """Steps of each row."""
+        return spread(self.T, self.B)
 
     def _module(self) -> Any:
         torch.manual_seed(1)
@@ -75,7 +73,7 @@ class Recurrent(Case):
 
     def _inside(self, device: Device, dtype: torch.dtype) -> torch.Tensor:
         """1 where a row has a step, (T, B, 1)."""
-        return (torch.arange(self.T)[:, None] < torch.tensor(self.lengths()))[:, :, None].to(device.name, dtype)
+        return visible(device, self.lengths(), self.T).T[:, :, None].to(dtype)
 
     def theirs(self, device: Device) -> dict[str, Call]:
         dtype = DTYPES[self.precision]

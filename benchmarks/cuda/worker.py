@@ -18,10 +18,12 @@ LIMIT = 100.0  # seconds for a case, in which its kernels are compiled too
 Row = dict[str, Any]
 
 
+class StartError(RuntimeError):
+    """No process that times: a library or the GPU is missing, which its own last words say."""
+
+
 def serve(connection: Connection, device_name: str, peers_only: bool) -> None:
     """Answer each case with its row until there is none any more."""
-    import torch
-
     from benchmarks.cuda import device as place
 
     device = place.Device(device_name)
@@ -30,9 +32,10 @@ def serve(connection: Connection, device_name: str, peers_only: bool) -> None:
     connection.send({"about": place.describe(device), "rates": (rates := place.measure(device))})
     while (case := connection.recv()) is not None:
         begin = time.perf_counter()
-        row: Row = {"case": str(case), "family": case.family, "target": case.target, "precision": case.precision, "floor": case.floor(rates)}
+        row: Row = {"case": str(case), "family": case.family, "target": case.target, "precision": case.precision}
         lost = False
         try:
+            row["floor"] = case.floor(rates)
             row |= peers(device, case) if peers_only else contest(device, case)
         except Exception as error:
             row["error"] = f"{type(error).__name__}: {error}"
@@ -45,9 +48,6 @@ def serve(connection: Connection, device_name: str, peers_only: bool) -> None:
         connection.send(row | {"seconds": time.perf_counter() - begin, "lost": lost})
         if lost:
             return
-        del case
-        if device.gpu:
-            torch.cuda.reset_peak_memory_stats()
 
 
 def peers(device: Any, case: Case) -> Row:
@@ -104,7 +104,7 @@ class Watched:
         other.close()
         first = self._answer(START)
         if "error" in first:
-            raise RuntimeError(f"the process that times could not start: {first['error']}")
+            raise StartError(f"the process that times could not start: {first['error']}")
         self.about = self.about or first
 
     def _answer(self, limit: float) -> Row:

@@ -39,7 +39,7 @@ class TorchLanguageModel(torch.nn.Module):
         x = self.embedding(ids)
         if self.cell == "transformer":
             T = len(ids)
-            mask = torch.nn.Transformer.generate_square_subsequent_mask(T)
+            mask = torch.nn.Transformer.generate_square_subsequent_mask(T, device=x.device)
             x = self.dropout(x + self.positions.weight[:T, None])
             return self.head(self.transformer(x, mask, is_causal=True)), None
         y, state = self.get_submodule(self.cell)(self.input_dropout(x), state)
