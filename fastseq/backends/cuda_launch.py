@@ -6,14 +6,15 @@ for as macros, and CuPy keeps the result on disk. Everything runs on CuPy's curr
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import re
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
-from cupy_backends.cuda.libs import cublas
 
 from fastseq.backends.precision import get_precision as precision
 
@@ -128,7 +129,7 @@ def _module(device: int, file: str, cooperative: bool, macros: tuple[tuple[str, 
     return cupy.RawModule(code=source(file), options=options, backend="nvrtc", enable_cooperative_groups=cooperative)
 
 
-def macros_of(dtype: Any) -> dict[str, str]:
+def macros_of(dtype: Any) -> dict[str, Any]:
     """The macro that names the type of the elements."""
     return {"REAL": "float" if dtype == np.float32 else "double"}
 
@@ -141,12 +142,14 @@ def contiguous(x: Array) -> Array:
 # ---------------------------------------------------------------- products
 
 _N, _T = 0, 1  # CUBLAS_OP_N, CUBLAS_OP_T
-_KINDS = {"float32": 0, "float64": 1, "uint16": 14}  # CUDA_R_32F, CUDA_R_64F, CUDA_R_16BF
+_BF16 = "H"  # the dtype.char of arrays of uint16, which hold bfloat16 numbers
+_KINDS = {"f": 0, "d": 1, _BF16: 14}  # CUDA_R_32F, CUDA_R_64F, CUDA_R_16BF
 _FLOAT32, _FLOAT64, _FAST_BF16, _FAST_TF32 = 68, 70, 75, 77  # CUBLAS_COMPUTE_...
 _BY_PRECISION = {"highest": _FLOAT32, "high": _FAST_TF32, "medium": _FAST_BF16}
 _DEFAULT = -1  # CUBLAS_GEMM_DEFAULT
-_ONE: dict[int, Any] = {32: np.ones(1, np.float32), 64: np.ones(1, np.float64)}
-_ZERO: dict[int, Any] = {32: np.zeros(1, np.float32), 64: np.zeros(1, np.float64)}
+_NUMBERS: dict[str, Any] = {"f": np.array([0, 1], np.float32), "d": np.array([0, 1], np.float64)}
+_ZERO = {kind: pair.ctypes.data for kind, pair in _NUMBERS.items()}  # cuBLAS reads alpha and beta from the host
+_ONE = {kind: pair[1:].ctypes.data for kind, pair in _NUMBERS.items()}
 
 
 def gemm(a: Array, b: Array, out: Array | None = None, *, accumulate: bool = False) -> Array:
@@ -154,37 +157,60 @@ def gemm(a: Array, b: Array, out: Array | None = None, *, accumulate: bool = Fal
 
     Each array has elements next to each other along one of its last two axes (out: along the last); the other stride is free. Arrays
     of uint16 hold bfloat16 numbers, and their product is float32. Everything else has one dtype: float64 is multiplied exactly, float32
-    as `precision()` says.
+    as `precision()` says. May be captured into a graph, on one stream at a time: cuBLAS's scratch is shared.
     """
     M, K, N = a.shape[-2], a.shape[-1], b.shape[-1]
-    kind = "float32" if a.dtype.name == "uint16" else a.dtype.name
+    kind = a.dtype.char
+    sums = "f" if kind == _BF16 else kind
     if out is None:
-        out = cupy.empty((*a.shape[:-2], M, N), kind)
+        out = cupy.empty((*a.shape[:-2], M, N), sums)
     if 0 in out.shape:
         return out
     if K == 0:
         if not accumulate:
             out.fill(0)
         return out
-    bits = 64 if kind == "float64" else 32
-    compute = _FLOAT64 if bits == 64 else _FLOAT32 if a.dtype.name == "uint16" else _BY_PRECISION[precision()]
-    alpha, beta = _ONE[bits].ctypes.data, (_ONE if accumulate else _ZERO)[bits].ctypes.data
+    compute = _FLOAT64 if kind == "d" else _FLOAT32 if kind == _BF16 else _BY_PRECISION[precision()]
+    alpha, beta = _ONE[sums], (_ONE if accumulate else _ZERO)[sums]
     # cuBLAS counts columns first: to it our arrays are transposes, and out^T = b^T a^T.
     (op_b, ld_b), (op_a, ld_a), (_, ld_out) = _layout(b), _layout(a), _layout(out)
-    handle = cupy.cuda.device.get_cublas_handle()
-    left = op_b, op_a, N, M, K, alpha
-    kinds = _KINDS[b.dtype.name], _KINDS[a.dtype.name], _KINDS[out.dtype.name]
+    sizes = op_b, op_a, N, M, K, alpha
+    left, right, into = (b.data.ptr, _KINDS[b.dtype.char], ld_b), (a.data.ptr, _KINDS[kind], ld_a), (out.data.ptr, _KINDS[out.dtype.char], ld_out)
     if out.ndim == 2:
-        cublas.gemmEx(
-            handle, *left, b.data.ptr, kinds[0], ld_b, a.data.ptr, kinds[1], ld_a, beta, out.data.ptr, kinds[2], ld_out, compute, _DEFAULT
-        )
+        _cublas("cublasGemmEx", *sizes, *left, *right, beta, *into, compute, _DEFAULT)
     else:
         step_b, step_a, step_out = (x.strides[0] // x.itemsize for x in (b, a, out))
-        cublas.gemmStridedBatchedEx(
-            handle, *left, b.data.ptr, kinds[0], ld_b, step_b, a.data.ptr, kinds[1], ld_a, step_a, beta,
-            out.data.ptr, kinds[2], ld_out, step_out, len(out), compute, _DEFAULT,
-        )  # fmt: skip
+        batch = len(out), compute, _DEFAULT
+        _cublas("cublasGemmStridedBatchedEx", *sizes, *left, step_b, *right, step_a, beta, *into, step_out, *batch)
     return out
+
+
+def _cublas(name: str, *arguments: int) -> None:
+    """Calls cuBLAS with CuPy's handle, on its current stream. CuPy's own wrappers refuse to be captured into a graph."""
+    handle = cupy.cuda.device.get_cublas_handle()
+    functions = _cublas_functions()
+    status = functions["cublasSetStream_v2"](handle, cupy.cuda.get_current_stream().ptr) or functions[name](handle, *arguments)
+    if status:
+        raise RuntimeError(f"{name} failed with status {status}")
+
+
+@functools.cache
+def _cublas_functions() -> dict[str, Any]:
+    """cuBLAS's functions with the types of their arguments, from the library that CuPy has loaded."""
+    major = cupy.cuda.runtime.runtimeGetVersion() // 1000
+    library = ctypes.CDLL(f"cublas64_{major}.dll" if sys.platform == "win32" else f"libcublas.so.{major}")
+    number, pointer, step = ctypes.c_int, ctypes.c_void_p, ctypes.c_longlong
+    sizes, matrix = [pointer, number, number, number, number, number, pointer], [pointer, number, number]
+    types = {
+        "cublasSetStream_v2": [pointer, pointer],
+        "cublasGemmEx": [*sizes, *matrix, *matrix, pointer, *matrix, number, number],
+        "cublasGemmStridedBatchedEx": [*sizes, *matrix, step, *matrix, step, pointer, *matrix, step, number, number, number],
+    }
+    found = {}
+    for name, arguments in types.items():
+        found[name] = getattr(library, name)
+        found[name].argtypes = arguments
+    return found
 
 
 def _layout(x: Array) -> tuple[int, int]:

@@ -65,3 +65,17 @@ def test_products_of_bfloat16_are_float32(to_gpu, rng):
     product = gemm(to_gpu(bits(a)), to_gpu(bits(b)))
     assert product.dtype == np.float32
     np.testing.assert_array_equal(product.get(), a @ b)
+
+
+def test_a_product_is_captured_into_a_graph(cupy, to_gpu, rng):
+    a, b = to_gpu(rng.standard_normal((3, 4))), to_gpu(rng.standard_normal((4, 5)))
+    out = gemm(a, b)
+    want, stream = out.get(), cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        gemm(a, b, out)
+        graph = stream.end_capture()
+    a *= 2
+    graph.launch(stream)
+    stream.synchronize()
+    np.testing.assert_array_equal(out.get(), 2 * want)

@@ -68,7 +68,7 @@ def _gxx(arguments, text=None):
     return done.stdout
 
 
-def _compiled(kind, text, arguments):
+def compiled(kind, text, arguments):
     """The shared object of C++ text, compiled unless it is there."""
     key = hashlib.sha256(_fingerprint() + repr((kind, text, arguments)).encode()).hexdigest()[:32]
     path = cache() / f"{key}.so"
@@ -102,7 +102,7 @@ class Parameter(ctypes.Structure):
 
 @functools.cache
 def _runtime():
-    path = _compiled("runtime", (HERE / "runtime.cpp").read_text(), [])
+    path = compiled("runtime", (HERE / "runtime.cpp").read_text(), [])
     library = ctypes.PyDLL(str(path), mode=ctypes.RTLD_GLOBAL)  # PyDLL: one launch at a time, under the interpreter's lock
     library.emu_run.restype = ctypes.c_char_p
     return library
@@ -144,6 +144,6 @@ class Module:
         launchers = "".join(f"EMU_KERNEL({name}, {bounds})\n" for name, bounds in found.items())
         whole = f'#line 1 "kernel.cu"\n{text}\n#include "launch.h"\n{launchers}'
         _runtime()
-        path = _compiled("kernel", whole, [*macros, "-DFSQ_EMULATED", "-include", "emulator.h"])
+        path = compiled("kernel", whole, [*macros, "-DFSQ_EMULATED", "-include", "emulator.h"])
         library = ctypes.PyDLL(str(path))
         self.kernels = {name: Kernel(library, name) for name in found}

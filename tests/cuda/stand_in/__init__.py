@@ -4,7 +4,6 @@ It has what this package and its tests use of CuPy, and refuses what CuPy refuse
 arguments of the wrong size. A name that is missing here is added after a look at whether CuPy has it.
 """
 
-import itertools
 import types
 
 import numpy as np
@@ -150,7 +149,7 @@ def _cuda(cupy):
     runtime.is_hip = False
     driver.CUDADriverError = device.CUDADriverError
     driver.occupancyMaxActiveBlocksPerMultiprocessor = lambda function, threads, shared: device.blocks_per_multiprocessor(threads, shared)
-    dev.get_cublas_handle = cuda.get_cublas_handle = lambda: blas.HANDLE
+    dev.get_cublas_handle = cuda.get_cublas_handle = blas.load
     dev.Device = device.Device
     memory.OutOfMemoryError, memory.MemoryPointer, memory.MemoryPool = device.OutOfMemoryError, device.MemoryPointer, device.MemoryPool
     for name in ("Stream", "Event", "get_current_stream", "get_elapsed_time"):
@@ -161,17 +160,6 @@ def _cuda(cupy):
     cuda.is_available = lambda: True
     cuda.runtime, cuda.driver, cuda.stream, cuda.device, cuda.memory = runtime, driver, stream, dev, memory
     return [cuda, runtime, driver, stream, dev, memory]
-
-
-def _libraries():
-    """cupy_backends, as far as cuBLAS."""
-    names = ("cupy_backends", "cupy_backends.cuda", "cupy_backends.cuda.libs", "cupy_backends.cuda.libs.cublas")
-    modules = [types.ModuleType(name) for name in names]
-    for outer, inner in itertools.pairwise(modules):
-        outer.__path__ = []
-        setattr(outer, inner.__name__.rpartition(".")[2], inner)
-    modules[-1].gemmEx, modules[-1].gemmStridedBatchedEx, modules[-1].CUBLASError = blas.gemmEx, blas.gemmStridedBatchedEx, blas.CUBLASError
-    return modules
 
 
 def modules():
@@ -195,7 +183,7 @@ def modules():
     cupy.get_default_memory_pool = device.MemoryPool
     cupy.get_default_pinned_memory_pool = device.MemoryPool
     cupy.random = _random()
-    found = [cupy, cupy.random, *_cuda(cupy), *_libraries()]
+    found = [cupy, cupy.random, *_cuda(cupy)]
     cupy.cuda = found[2]
     cupy.cuda.__path__ = []
     return {module.__name__: module for module in found}

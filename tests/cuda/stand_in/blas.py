@@ -1,9 +1,11 @@
 """cuBLAS's products on the host's memory: matrices whose columns come one after another, by their addresses."""
 
 import ctypes
+import functools
 
 import numpy as np
 
+from tests.cuda.emulator import build
 from tests.cuda.stand_in import device
 
 HANDLE = 0xB1A5
@@ -11,7 +13,7 @@ _DTYPES = {0: np.float32, 1: np.float64, 14: np.uint16}  # CUDA_R_32F, CUDA_R_64
 
 
 class CUBLASError(RuntimeError):
-    """As `cupy_backends.cuda.libs.cublas` has it, with a text alone."""
+    """What cuBLAS answers with a status."""
 
 
 def bf16(x):
@@ -74,30 +76,76 @@ def _product(transa, transb, m, n, k, alpha, a, kind_a, lda, b, kind_b, ldb, bet
     out[...] = total if kind_c != 14 else (bf16(total).view(np.uint32) >> 16).astype(np.uint16)
 
 
-def gemmEx(handle, transa, transb, m, n, k, alpha, a, kind_a, lda, b, kind_b, ldb, beta, c, kind_c, ldc, compute, algo):
-    """C = alpha op(A) op(B) + beta C."""
-    _check(handle, (kind_a, kind_b, kind_c), compute)
+def _run(a, b, c, transposed, sizes, numbers, compute):
+    """The products of matrices given as (pointer, kind, leading dimension, step, ...)."""
+    for i in range(sizes[3]):
+        places = [x[0] + i * x[3] * np.dtype(_DTYPES[x[1]]).itemsize for x in (a, b, c)]
+        (_, kind_a, lda, _), (_, kind_b, ldb, _), (_, kind_c, ldc, _) = a, b, c
+        left, right = (numbers[0], places[0], kind_a, lda), (places[1], kind_b, ldb, numbers[1])
+        _product(*transposed, *sizes[:3], *left, *right, places[2], kind_c, ldc, compute)
+
+
+def _submit(handle, transa, transb, m, n, k, alpha, beta, a, b, c, count, compute):
+    _check(handle, (a[1], b[1], c[1]), compute)
     numbers = _scalar(alpha, compute), _scalar(beta, compute)
-    device.submit(
-        lambda: _product(
-            transa, transb, m, n, k, numbers[0], a, kind_a, lda, b, kind_b, ldb, numbers[1], c, kind_c, ldc, compute
-        )
-    )
+    device.submit(lambda: _run(a, b, c, (transa, transb), (m, n, k, count), numbers, compute))
 
 
-def gemmStridedBatchedEx(
+def _set_stream(handle, stream):
+    if stream != device.get_current_stream().ptr:
+        raise CUBLASError(f"INVALID_VALUE: the stream at {stream:#x} is not the current one")
+
+
+def _gemm(handle, transa, transb, m, n, k, alpha, a, kind_a, lda, b, kind_b, ldb, beta, c, kind_c, ldc, compute, algo):
+    _submit(handle, transa, transb, m, n, k, alpha, beta, (a, kind_a, lda, 0), (b, kind_b, ldb, 0), (c, kind_c, ldc, 0), 1, compute)
+
+
+def _gemm_batched(
     handle, transa, transb, m, n, k, alpha, a, kind_a, lda, step_a, b, kind_b, ldb, step_b, beta, c, kind_c, ldc, step_c, count, compute, algo
 ):
-    """The same for matrices that lie `step` elements apart."""
-    _check(handle, (kind_a, kind_b, kind_c), compute)
-    numbers = _scalar(alpha, compute), _scalar(beta, compute)
-    sizes = [np.dtype(_DTYPES[kind]).itemsize for kind in (kind_a, kind_b, kind_c)]
+    matrices = (a, kind_a, lda, step_a), (b, kind_b, ldb, step_b), (c, kind_c, ldc, step_c)
+    _submit(handle, transa, transb, m, n, k, alpha, beta, *matrices, count, compute)
 
-    def run():
-        for i in range(count):
-            places = [p + i * step * size for p, step, size in zip((a, b, c), (step_a, step_b, step_c), sizes, strict=True)]
-            _product(
-                transa, transb, m, n, k, numbers[0], places[0], kind_a, lda, places[1], kind_b, ldb, numbers[1], places[2], kind_c, ldc, compute
-            )
 
-    device.submit(run)
+# The types of the C functions, p pointer, i int, l long long; each calls back to Python.
+_GEMM = "p iiiii p pii pii p pii ii"
+_BATCHED = "p iiiii p piil piil p piil iii"
+_FUNCTIONS = {
+    "cublasSetStream_v2": ("pp", _set_stream),
+    "cublasGemmEx": (_GEMM, _gemm),
+    "cublasGemmStridedBatchedEx": (_BATCHED, _gemm_batched),
+}
+_TYPES = {"p": ("void *", ctypes.c_void_p), "i": ("int", ctypes.c_int), "l": ("long long", ctypes.c_longlong)}
+_kept = []  # what C points to
+#: Why the last call failed, for a test's message.
+failures = []
+
+
+def _callback(function, letters):
+    def call(*arguments):
+        try:
+            function(*(0 if a is None else a for a in arguments))
+        except Exception as error:
+            failures.append(error)
+            return 7  # CUBLAS_STATUS_INVALID_VALUE
+        return 0
+
+    return ctypes.CFUNCTYPE(ctypes.c_int, *(_TYPES[x][1] for x in letters))(call)
+
+
+@functools.cache
+def load():
+    """Loads a libcublas.so.13 whose functions are those above, for whoever asks the loader for that name."""
+    lines = []
+    for name, (letters, _) in _FUNCTIONS.items():
+        letters = letters.replace(" ", "")
+        types = ", ".join(f"{_TYPES[x][0]} a{k}" for k, x in enumerate(letters))
+        names = ", ".join(f"a{k}" for k in range(len(letters)))
+        lines.append(f'extern "C" {{ int (*{name}_called)({types}); int {name}({types}) {{ return {name}_called({names}); }} }}')
+    library = ctypes.CDLL(str(build.compiled("cublas", "\n".join(lines), ("-Wl,-soname,libcublas.so.13",))), mode=ctypes.RTLD_GLOBAL)
+    for name, (letters, function) in _FUNCTIONS.items():
+        callback = _callback(function, letters.replace(" ", ""))
+        ctypes.c_void_p.in_dll(library, f"{name}_called").value = ctypes.cast(callback, ctypes.c_void_p).value
+        _kept.append(callback)
+    _kept.append(library)
+    return HANDLE
