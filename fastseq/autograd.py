@@ -18,7 +18,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-Array: TypeAlias = Any  # a NumPy array, or another backend's; the tape uses +, copy, base, shape and dtype
+from fastseq.backends import foreign, is_gpu, namespace, to_cpu
+
+Array: TypeAlias = Any  # NumPy's or CuPy's; the tape uses +, copy, base, shape and dtype
 ArrayOrTensor: TypeAlias = Any
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -53,7 +55,7 @@ class Tensor:
 
     Parameters
     ----------
-    data : ndarray
+    data : ndarray of NumPy or CuPy
         Taken as it is, without copying; anything else goes through `numpy.asarray`.
     requires_grad : bool
         Whether `backward` leaves a gradient in `.grad` (an array, else None). TypeError unless float32 or float64.
@@ -74,7 +76,7 @@ class Tensor:
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         if isinstance(data, Tensor):
             raise TypeError("data: expected an array, got a Tensor; pass tensor.data")
-        if type(data) is not np.ndarray and not hasattr(data, "__cuda_array_interface__"):
+        if type(data) is not np.ndarray and not is_gpu(data):
             data = _as_array(data)
         if requires_grad and data.dtype not in _FLOATS:
             raise TypeError(f"requires_grad: only float32 and float64 arrays have gradients, got {data.dtype}")
@@ -90,8 +92,10 @@ class Tensor:
     ndim = property(lambda self: self.data.ndim, doc="Number of axes.")
     size = property(lambda self: self.data.size, doc="Number of elements.")
 
-    def numpy(self) -> Array:
-        """The array itself, not a copy; what is computed from it is not recorded."""
+    def numpy(self) -> np.ndarray:
+        """The array itself, not a copy; what is computed from it is not recorded. TypeError for an array on a GPU, which .data.get() copies."""
+        if is_gpu(self.data):
+            raise TypeError("a Tensor on a GPU has no NumPy array; .data.get() copies it to this computer's memory")
         return self.data
 
     def item(self) -> Any:
@@ -151,6 +155,8 @@ class Tensor:
                 "a Tensor that requires a gradient was used where NumPy wants an array, and the gradient would be lost; "
                 "use fastseq.functional, or .data where no gradient is wanted"
             )
+        if is_gpu(self.data):
+            raise TypeError("a Tensor on a GPU was used where NumPy wants an array; .data.get() copies it to this computer's memory")
         return np.array(self.data, dtype=dtype, copy=copy)
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -169,6 +175,8 @@ def _as_array(data: Any) -> np.ndarray:
     """What is not an array yet as one, unless something would be lost."""
     if isinstance(data, np.ma.MaskedArray):
         raise TypeError("data: expected a plain array, got a masked one; fill it first")
+    if hasattr(data, "__cuda_array_interface__"):
+        raise TypeError(f"data: {foreign(data)}")
     try:
         return np.asarray(data)
     except ValueError:  # rows of unequal lengths, or a tuple of arrays
@@ -177,23 +185,31 @@ def _as_array(data: Any) -> np.ndarray:
 
 def _upstream(tensor: Tensor, grad: Any) -> Array:
     """The gradient that `backward` starts from, checked."""
-    if type(grad) is np.ndarray and grad.shape == tensor.data.shape and grad.dtype == tensor.data.dtype:
+    if type(grad) is type(tensor.data) and grad.shape == tensor.data.shape and grad.dtype == tensor.data.dtype:
         return grad
     if grad is None:
         if tensor.size != 1:
             raise ValueError(f"grad: a Tensor of shape {tensor.shape} needs an upstream gradient, y.backward(dy)")
-        return np.ones_like(tensor.data)
+        return namespace(tensor.data).ones_like(tensor.data)
     if isinstance(grad, Tensor):
         if grad.requires_grad:
             raise NotImplementedError("grad: second derivatives are not offered; pass grad.data")
         grad = grad.data
-    if np.shape(grad) != tensor.shape:
-        raise ValueError(f"grad: expected shape {tensor.shape}, got {np.shape(grad)}")
+    if _shape(grad) != tensor.shape:
+        raise ValueError(f"grad: expected shape {tensor.shape}, got {_shape(grad)}")
     if not hasattr(grad, "dtype"):
-        return np.asarray(grad, dtype=tensor.dtype)
+        return namespace(tensor.data).asarray(grad, dtype=tensor.dtype)
+    if is_gpu(grad) is not is_gpu(tensor.data):
+        wanted, came = ("CuPy", "NumPy") if is_gpu(tensor.data) else ("NumPy", "CuPy")
+        raise TypeError(f"grad: expected a {wanted} array like the Tensor's, got a {came} array")
     if grad.dtype != tensor.dtype:
         raise TypeError(f"grad: expected {tensor.dtype}, got {grad.dtype}")
     return np.asarray(grad) if isinstance(grad, np.generic) else grad
+
+
+def _shape(x: Any) -> tuple[int, ...]:
+    """The shape of an array, or of the one that NumPy would make of x."""
+    return x.shape if hasattr(x, "shape") else np.shape(x)
 
 
 def _reachable(root: _Node) -> list[_Node]:
@@ -251,7 +267,7 @@ def _own(grad: Array, incoming: list[Any]) -> Array:
     """`grad`, copied where somebody else may hold the array."""
     if isinstance(grad, np.generic):
         return np.array(grad)
-    if isinstance(grad.base, np.ndarray):  # a view; another base is whatever owns the memory
+    if isinstance(grad.base, type(grad)):  # a view; another base is whatever owns the memory
         return grad.copy()
     for other in incoming:
         if grad is other:
@@ -366,11 +382,11 @@ class Function:
         if len(found) != len(args):
             raise ValueError(f"{cls.__name__}.backward: expected {len(args)} gradients, one per argument, got {len(found)}")
         for k, (x, grad) in enumerate(zip(args, found, strict=True)):
-            if grad is not None and isinstance(x, Tensor) and np.shape(grad) != x.shape:
-                raise ValueError(f"{cls.__name__}.backward: gradient {k}: expected shape {x.shape}, got {np.shape(grad)}")
+            if grad is not None and isinstance(x, Tensor) and _shape(grad) != x.shape:
+                raise ValueError(f"{cls.__name__}.backward: gradient {k}: expected shape {x.shape}, got {_shape(grad)}")
         # Copies, because a user's backward may return an array that it keeps.
         wanted = zip(args, found, strict=True)
-        return [np.array(g, dtype=x.dtype) if isinstance(x, Tensor) and g is not None else None for x, g in wanted]
+        return [namespace(x.data).array(g, dtype=x.dtype) if isinstance(x, Tensor) and g is not None else None for x, g in wanted]
 
 
 def gradcheck(
@@ -395,26 +411,26 @@ def gradcheck(
         return found if isinstance(found, tuple) else (found,)
 
     def slope(x: Tensor, index: tuple[int, ...]) -> float:
-        sums, before = [], x.data[index]
+        sums, before = [], float(x.data[index])
         try:
             for shifted in (before + eps, before - eps):
                 x.data[index] = shifted
                 with no_grad():
-                    sums.append(sum(float(np.vdot(y.data, weight)) for y, weight in zip(outputs(), weights, strict=True)))
+                    sums.append(sum(float((y.data * weight).sum()) for y, weight in zip(outputs(), weights, strict=True)))
         finally:
             x.data[index] = before
         return (sums[0] - sums[1]) / (2 * eps)
 
     rng = np.random.default_rng(0)
     ys = outputs()
-    weights = [rng.standard_normal(y.shape) for y in ys]
+    weights = [namespace(y.data).asarray(rng.standard_normal(y.shape)) for y in ys]
     for x in checked.values():
         x.grad = None
     for y, weight in zip(ys, weights, strict=True):
         if y.requires_grad:
             y.backward(weight, retain_graph=True)
     for k, x in checked.items():
-        grad, x.grad = np.asarray(x.grad) if x.grad is not None else np.zeros(x.shape), kept[k]
+        grad, x.grad = np.asarray(to_cpu(x.grad)) if x.grad is not None else np.zeros(x.shape), kept[k]
         for index in np.ndindex(x.shape):
             difference = slope(x, index)
             if not abs(grad[index] - difference) <= atol + rtol * abs(difference):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastseq.autograd import Array, Tensor
-from fastseq.backends import backend_of
+from fastseq.backends import backend_of, namespace, to_cpu
 from fastseq.backends.recurrent import Noise
 from fastseq.functional.recurrent import checked_lengths, checked_options, checked_reset
 from fastseq.nn._inputs import real_input
@@ -90,7 +90,7 @@ def gradient_flow(
             came = f"one of shape {result.shape}" if isinstance(result, Tensor) else type(result).__name__
             raise TypeError(f"loss: expected a function that returns a Tensor of one element, got {came}")
         result.backward()
-        dy = np.zeros_like(y) if given.grad is None else given.grad
+        dy = namespace(y).zeros_like(y) if given.grad is None else given.grad
     dy = _real(layer, "dy", dy)
     if dy.shape != y.shape:
         raise ValueError(f"dy: expected y's shape {y.shape}, got {dy.shape}")
@@ -108,18 +108,19 @@ def _time_first(layer: RecurrentLayer, a: Array) -> Array:
     """x, y or dy with the axes (T, B, ...); the same call leads back."""
     if a.ndim == 2:
         return a[:, None]
-    return np.ascontiguousarray(a.swapaxes(0, 1)) if layer.batch_first else a
+    return namespace(a).ascontiguousarray(a.swapaxes(0, 1)) if layer.batch_first else a
 
 
 def _forward(layer: RecurrentLayer, x: Array, state: Any, lengths: Any, reset: Any) -> tuple[Array, list[Any]]:
     """y in x's layout, and what the backend keeps of each layer."""
     y = _time_first(layer, x)
+    layer._beside_weights("x", y)
     T, B, _ = y.shape
     batch = () if x.ndim == 2 else (B,)
     lengths, reset = checked_lengths(lengths, T, *batch), checked_reset(reset, *x.shape[:-1])
     if reset is not None:
         reset = reset.reshape(T, 1) if not batch else reset.T if layer.batch_first else reset
-    options = checked_options(T, B, lengths, reset)
+    options = checked_options(y, T, B, lengths, reset)
     noise = Noise(zoneout_h=layer.zoneout[0], zoneout_c=layer.zoneout[1])
     h_0, c_0 = (None, None) if state is None else layer._split(state, *layer._state_shapes(*batch))
     D, backend, caches = 1 + layer.bidirectional, backend_of(y), []
@@ -138,7 +139,7 @@ def _backward(caches: list[Any], dy: Array) -> np.ndarray:
         found = backend.recurrent_backward(
             caches[number], dy, None, None, need_dx=number > 0, need_weights=False, need_dstates=True
         )
-        states = found["dstates"].astype(np.float64)  # whose squares do not underflow where the gradient has vanished
+        states = to_cpu(found["dstates"]).astype(np.float64)  # whose squares do not underflow where the gradient has vanished
         norms.insert(0, np.sqrt(np.einsum("dtbp,dtbp->dt", states, states)))
         dy = found["dx"]
     return np.concatenate(norms)

@@ -16,7 +16,7 @@ if not (CSRC / "fastseq.h").exists():
 MAY_IMPORT = {
     "_core": {"_csrc"},
     "runtime": {"_core", "backends"},
-    "autograd": set(),
+    "autograd": {"backends"},  # what kind an array is
     "backends": {"_core"},
     "sparse": {"backends"},
     "functional": {"autograd", "backends", "runtime", "sparse"},

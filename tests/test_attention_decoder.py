@@ -296,7 +296,7 @@ def test_bad_input_of_the_pair_and_of_a_ready_memory(rng):
     *outputs, cache = functional.attention_decoder_forward(**inputs, **options)
     for arguments, error, text in [
         ((None,), TypeError, "cache: expected what attention_decoder_forward returned, got NoneType"),
-        ((cache, outputs[0].astype(np.float64)), TypeError, "doutputs: expected an array of float32, got float64"),
+        ((cache, outputs[0].astype(np.float64)), TypeError, "doutputs: expected float32, got float64"),
         ((cache, outputs[0][1:]), ValueError, r"doutputs: expected shape \(3, 3, 5\), got \(2, 3, 5\)"),
     ]:
         with pytest.raises(error, match=text):

@@ -156,9 +156,10 @@ class _GpuArray:
     dtype, shape, ndim, size = np.dtype(np.float32), (4, 3), 2, 12
 
 
-def test_gpu_arrays_are_told_where_to_go():
-    with pytest.raises(TypeError, match=r'\.to\("cuda"\)'):
-        F.tanh(_GpuArray())
+def test_gpu_arrays_of_another_library_are_told_where_to_go():
+    for call in (lambda: F.tanh(_GpuArray()), lambda: fs.Tensor(_GpuArray())):
+        with pytest.raises(TypeError, match=r"expected a NumPy or CuPy array, got .*_GpuArray, which is on a GPU; cupy\.asarray\(x\)"):
+            call()
 
 
 def test_tensors_of_pytorch_are_called_by_their_whole_name():

@@ -88,14 +88,14 @@ def test_text_is_no_input():
 
 
 class OnTheGpu:
-    """What a CuPy array looks like from outside."""
+    """What another library's array on a GPU looks like from outside."""
 
     __cuda_array_interface__ = {"shape": (2, 3), "typestr": "<f4", "data": (0, False), "version": 3}
 
 
 @pytest.mark.parametrize("make", [lambda: nn.Linear(3, 2), lambda: nn.LSTM(3, 2), lambda: nn.Embedding(3, 2)])
 def test_an_array_on_the_gpu_is_refused_by_name(make):
-    with pytest.raises(TypeError, match=r'\.to\("cuda"\)'):
+    with pytest.raises(TypeError, match=r"^(x|ids): expected a NumPy or CuPy array, got .*OnTheGpu, .*cupy\.asarray\(x\)"):
         make()(OnTheGpu())
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import importlib.util
 import pickle
 import weakref
 
@@ -205,11 +206,22 @@ def test_train_eval_zero_grad_and_requires_grad_reach_the_whole_tree():
     assert not model(fs.Tensor(np.ones((1, 3), np.float32))).requires_grad
 
 
-def test_to_knows_the_cpu_only():
+def test_to_the_cpu_and_to_nowhere():
     model = Tied()
+    held = model.first.weight.data
     assert model.to("cpu") is model
-    with pytest.raises(ValueError, match="device: expected"):
+    assert model.first.weight.data is held
+    for device in ("tpu", "cuda:x", 0, None):
+        with pytest.raises(ValueError, match='device: expected "cpu" or "cuda", got'):
+            model.to(device)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
+def test_to_a_gpu_without_cupy_says_what_to_install():
+    model = Tied()
+    with pytest.raises(ImportError, match=r"^cuda: CuPy is not installed; pip install 'fastseq-kernels\[cuda\]'"):
         model.to("cuda")
+    assert isinstance(model.first.weight.data, np.ndarray)
 
 
 def test_attributes_keep_their_kind():

@@ -8,6 +8,7 @@ a CuPy array has come or a device was asked for.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -80,7 +81,12 @@ def namespace(array: Any) -> Any:
     >>> namespace(np.zeros(3)).__name__
     'numpy'
     """
-    return sys.modules["cupy"] if is_gpu(array) else np
+    return np if type(array) is _NumPy or not is_gpu(array) else sys.modules["cupy"]
+
+
+def placed(x: Any, other: Any) -> Any:
+    """The array x where the array `other` is: itself, or a copy."""
+    return to_gpu(x) if is_gpu(other) else to_cpu(x)
 
 
 def foreign(x: Any) -> str:
@@ -134,8 +140,23 @@ def to_gpu(x: Any) -> Any:
 
 
 def to_cpu(x: Any) -> Any:
-    """The array in this computer's memory: a NumPy array itself, of a CuPy array a copy."""
+    """The array in this computer's memory: a NumPy array itself, of a CuPy array a copy, for which the device is waited for."""
     return x.get() if is_gpu(x) else x
+
+
+def mover(device: Any) -> Callable[[Any], Any]:
+    """What moves an array to a device: "cpu", "cuda", or CuPy's current device; errors as in `cuda`, and ValueError for another device."""
+    if device == "cpu":
+        return to_cpu
+    wanted = f"cuda:{device.id}" if type(device).__module__.partition(".")[0] == "cupy" and hasattr(device, "id") else device
+    kind, _, number = wanted.partition(":") if isinstance(wanted, str) else ("", "", "")
+    if kind != "cuda" or not (number.isdecimal() or wanted == "cuda"):
+        raise ValueError(f'device: expected "cpu" or "cuda", got {device!r}')
+    cuda()
+    current = _loaded().current()
+    if number and int(number) != current:
+        raise ValueError(f"device: expected CuPy's current device, {current}, got {wanted}; with cupy.cuda.Device({number}): makes that one current")
+    return to_gpu
 
 
 def gpu_config() -> dict[str, Any] | None:

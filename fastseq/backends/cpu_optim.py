@@ -12,9 +12,9 @@ from fastseq import _core
 Array = np.ndarray
 
 
-def sum_squares(x: Array) -> float:
-    """The sum of x_i^2, in double."""
-    return _core.sum_squares(x)
+def sum_squares(*arrays: Array) -> float:
+    """The sum of x_i^2 over all arrays, in double."""
+    return sum([_core.sum_squares(x) for x in arrays])
 
 
 def scale(x: Array, factor: float) -> None:

@@ -27,6 +27,11 @@ def check() -> None:
         raise RuntimeError(f"cuda: expected a GPU of compute capability {least} or later, got {_name(found)} with {found['major']}.{found['minor']}")
 
 
+def current() -> int:
+    """The number of CuPy's current device."""
+    return int(cupy.cuda.runtime.getDevice())
+
+
 def _reason(error: Any) -> str:
     """What the CUDA runtime's refusal means. Without any driver it reports one that is too old, of version 0."""
     status, driver = getattr(error, "status", None), _driver()

@@ -9,9 +9,9 @@ import numpy as np
 Array = Any
 
 
-def sum_squares(x: Array) -> float:
-    """The sum of x_i^2, in double."""
-    return float(np.sum(np.square(x, dtype=np.float64)))
+def sum_squares(*arrays: Array) -> float:
+    """The sum of x_i^2 over all arrays, in double."""
+    return sum([float(np.sum(np.square(x, dtype=np.float64))) for x in arrays])
 
 
 def scale(x: Array, factor: float) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastseq.autograd import Array, Tensor
+from fastseq.backends import foreign, is_gpu, to_cpu
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 #: Most elements of one result or cache: the bytes of an array must fit a signed machine word.
@@ -45,20 +46,30 @@ def array(name: str, x: Any) -> Array:
         raise TypeError(f"{name}: expected a plain array, got a masked one; fill it first")
     if isinstance(x, np.ndarray | np.generic):
         return np.asarray(x)
-    if hasattr(x, "__cuda_array_interface__"):
+    if is_gpu(x):
         return x
+    if hasattr(x, "__cuda_array_interface__"):
+        raise TypeError(f"{name}: {foreign(x)}")
     raise TypeError(f"{name}: expected an array or a Tensor, got {kind(x)}")
 
 
 def plain(name: str, x: Any) -> np.ndarray:
-    """An array-like or Tensor as a NumPy array."""
-    x = data(x)
-    if hasattr(x, "__cuda_array_interface__") or isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"{name}: expected a plain array in this computer's memory, got {kind(x)}")
+    """An array-like or Tensor as a NumPy array; a CuPy array is copied from the GPU."""
+    x = to_cpu(data(x))
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected a plain array, got a masked one; fill it first")
+    if hasattr(x, "__cuda_array_interface__"):
+        raise TypeError(f"{name}: {foreign(x)}")
     try:
         return np.asarray(x)
     except (ValueError, TypeError, RuntimeError):
         raise no_array(name, x) from None
+
+
+def mask(name: str, x: Any) -> Array:
+    """An array-like or Tensor as an array: NumPy's, or a CuPy array as it is."""
+    x = data(x)
+    return x if is_gpu(x) else plain(name, x)
 
 
 def no_array(name: str, x: Any) -> ValueError | TypeError:
@@ -84,12 +95,25 @@ def floats(name: str, x: Any) -> Array:
     return x
 
 
-def like(name: str, x: Any, other: Array) -> Array:
-    """The array of an argument that must have the dtype of another one."""
+def like(name: str, x: Any, other: Array, beside: str = "x") -> Array:
+    """The array of an argument that must have the dtype of another one, called `beside`, and be where it is."""
     x = array(name, x)
+    if type(x) is not type(other):
+        together(name, x, other, beside)
     if x.dtype != other.dtype:
         raise TypeError(f"{name}: expected {other.dtype}, got {x.dtype}")
     return x
+
+
+def together(name: str, x: Array, other: Array, beside: str = "x") -> None:
+    """Raises where one of two arrays is NumPy's and the other one CuPy's."""
+    if is_gpu(x) is is_gpu(other):
+        return
+    if is_gpu(x):
+        advice = f'move {beside} with cupy.asarray({beside}), or the layer with .to("cpu")'
+        raise TypeError(f"{name}: expected a NumPy array like {beside}, got a CuPy array; {advice}")
+    advice = f'move the layer with .to("cuda"), {name} with cupy.asarray({name}), or {beside} with .get()'
+    raise TypeError(f"{name}: expected a CuPy array like {beside}, got a NumPy array; {advice}")
 
 
 def shape(name: str, x: Array, expected: tuple[int | str, ...]) -> None:
@@ -179,16 +203,18 @@ def size(name: str, *sizes: int) -> None:
         raise ValueError(f"{name}: a result of shape {sizes} is larger than the address space")
 
 
-def integers(name: str, x: Any) -> Array:
-    """Ids as int64."""
+def integers(name: str, x: Any, other: Array | None = None, beside: str = "x") -> Array:
+    """Ids as int64; where `other`, called `beside`, is given they must be where it is."""
     x = array(name, x)
+    if other is not None and type(x) is not type(other):
+        together(name, x, other, beside)
     if x.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integer ids, got {x.dtype}")
     return x.astype(np.int64, copy=False)
 
 
 def counts(name: str, x: Any) -> np.ndarray:
-    """Integers from an array-like, of any integer dtype; an empty list has no other type."""
+    """Integers from an array-like, of any integer dtype, in this computer's memory; an empty list has no other type."""
     found = plain(name, x)
     if found.dtype.kind not in "iu" and not (found.size == 0 and isinstance(x, list | tuple)):
         raise TypeError(f"{name}: expected integers, got {found.dtype}")
@@ -205,7 +231,7 @@ def ids_inside(name: str, ids: Array, limit: int, backend: Any, original: Any, i
     if ignore is not None:
         outside &= flat != ignore
     if outside.any():
-        found = data(original).reshape(-1)[int(outside.argmax())]
+        found = int(data(original).reshape(-1)[int(outside.argmax())])
         raise IndexError(f"{name}: {found} is outside the vocabulary of {limit}")
 
 

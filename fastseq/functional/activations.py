@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from fastseq.autograd import ArrayOrTensor, Tensor
 from fastseq.functional import _check
 from fastseq.functional.arithmetic import add, div, mul, neg
@@ -257,7 +255,7 @@ def hardtanh(x: ArrayOrTensor, min_val: float = -1.0, max_val: float = 1.0) -> A
     if not _check.number("min_val", min_val) < _check.number("max_val", max_val):
         raise ValueError(f"max_val: expected more than min_val {min_val}, got {max_val}")
     values = _check.floats("x", x)
-    clipped = np.clip(values, min_val, max_val)
+    clipped = values.clip(min_val, max_val)
     return where((values > min_val) & (values < max_val), x, clipped)
 
 

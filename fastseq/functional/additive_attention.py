@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from fastseq.autograd import Array, ArrayOrTensor, Tensor, is_recording, record
-from fastseq.backends import backend_of
+from fastseq.backends import backend_of, placed
 from fastseq.functional import _check
 from fastseq.functional.attention import _lengths, _mask
 
@@ -181,7 +181,7 @@ class _Problem(NamedTuple):
 
 def _problem(q: Any, k: Any, v: Any, u: Any, attn_mask: Any, key_lengths: Any) -> _Problem:
     x = _check.floats("q", q)
-    keys, values, weight = _check.like("k", k, x), _check.like("v", v, x), _check.like("u", u, x)
+    keys, values, weight = _check.like("k", k, x, "q"), _check.like("v", v, x, "q"), _check.like("u", u, x, "q")
     _check.shape("q", x, ("B", "Tq", "D"))
     B, Tq, D = x.shape
     _check.shape("k", keys, (B, "Tk", D))
@@ -189,7 +189,7 @@ def _problem(q: Any, k: Any, v: Any, u: Any, attn_mask: Any, key_lengths: Any) -
     _check.shape("v", values, (B, Tk, "Dv"))
     _check.shape("u", weight, (D,))
     mask, mask_shape = (None, ()) if attn_mask is None else _mask(attn_mask, x, (B, Tq, Tk))
-    lengths = None if key_lengths is None else _lengths(key_lengths, (B,), Tk)
+    lengths = None if key_lengths is None else placed(_lengths(key_lengths, (B,), Tk), x)
     _check.size("q, k", B, Tq, Tk)
     _check.size("q, v", B, Tq, values.shape[2])
     _check.size("k, v", B, Tk, max(keys.shape[2], values.shape[2]))

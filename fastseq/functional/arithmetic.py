@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastseq.autograd import Array, ArrayOrTensor, Tensor, result
+from fastseq.backends import namespace
 from fastseq.functional import _check
 
 
@@ -21,6 +22,8 @@ def _operands(a: Any, b: Any) -> tuple[Any, Any]:
     if _check.is_scalar(a):
         return a, y
     x = _check.array("a", a)
+    if type(x) is not type(y):
+        _check.together("b", y, x, "a")
     if x.dtype != y.dtype:
         raise TypeError(f"b: expected {x.dtype}, got {y.dtype}; nothing is converted here (a Python number takes any dtype)")
     try:
@@ -40,11 +43,19 @@ def _binary(
 
     def backward(dz: Array) -> tuple[Array | None, Array | None]:
         return (
-            _check.unbroadcast(np.asarray(da(dz, x, y, z)), x.shape) if need_a else None,
-            _check.unbroadcast(np.asarray(db(dz, x, y, z)), y.shape) if need_b else None,
+            _undone(da(dz, x, y, z), x.shape) if need_a else None,
+            _undone(db(dz, x, y, z), y.shape) if need_b else None,
         )
 
     return result(z, (a, b), backward, name)
+
+
+def _undone(grad: Any, shape: tuple[int, ...]) -> Array:
+    """The gradient of an operand of this shape."""
+    if type(grad) is np.ndarray and grad.shape == shape:
+        return grad
+    # NumPy makes a number of an array without axes: an array again.
+    return _check.unbroadcast(np.asarray(grad) if isinstance(grad, np.generic) else grad, shape)
 
 
 def add(a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
@@ -130,14 +141,17 @@ def _pow_base(d: Array, x: Any, y: Any, z: Array) -> Array:
     # d/dx x^y = y x^(y-1); x^0 is constant, where the formula says 0 * inf at x = 0
     if _check.is_scalar(y):
         return d * (y * x ** (y - 1)) if y != 0 else d * 0
-    return d * np.where(y == 0, y, y * x ** np.where(y == 0, y, y - 1))
+    where = namespace(y).where
+    return d * where(y == 0, y, y * x ** where(y == 0, y, y - 1))
 
 
 def _pow_exponent(d: Array, x: Any, y: Any, z: Array) -> Array:
     # d/dy x^y = x^y log(x); at x = 0 and y >= 0 the limit 0 in place of 0 * -inf
+    of_y = namespace(y)
+    x = of_y.asarray(x, dtype=y.dtype)
     with np.errstate(divide="ignore", invalid="ignore"):
-        slope = z * np.log(np.asarray(x, dtype=z.dtype))
-    return d * np.where((np.asarray(x) == 0) & (y >= 0), z.dtype.type(0), slope)
+        slope = z * of_y.log(x)
+    return d * of_y.where((x == 0) & (y >= 0), y.dtype.type(0), slope)
 
 
 def neg(a: ArrayOrTensor) -> ArrayOrTensor:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastseq.autograd import Array, ArrayOrTensor, Tensor, is_recording, record
-from fastseq.backends import backend_of
+from fastseq.backends import backend_of, is_gpu, namespace, placed
 from fastseq.backends.attention import AttentionOptions
 from fastseq.functional import _check
 from fastseq.runtime import next_seed
@@ -246,7 +246,7 @@ def _attend(problem: _Problem, inputs: tuple[Any, ...], return_weights: bool, jo
         options: dict[str, Any] = {"need_dscores": need_mask}
         if dweights is not None:
             options |= {"weights": weights, "dweights": dweights.reshape(weights.shape)}
-        dy = np.zeros_like(y) if dy is None else dy.reshape(y.shape) if split is None else split(dy)
+        dy = namespace(y).zeros_like(y) if dy is None else dy.reshape(y.shape) if split is None else split(dy)
         if gradients is None:
             *each, dscores = problem.backend.attention_backward(*problem.arrays, y, lse, dy, **problem.keywords, **options)
             if len(problem.shapes[0]) != 4:
@@ -298,7 +298,7 @@ def _options(
 def _problem(q: Any, k: Any, v: Any, attn_mask: Any, key_lengths: Any, options: AttentionOptions, enable_gqa: bool) -> _Problem:
     """Everything checked, and the arrays with four axes."""
     x = _check.floats("q", q)
-    keys, values = _check.like("k", k, x), _check.like("v", v, x)
+    keys, values = _check.like("k", k, x, "q"), _check.like("v", v, x, "q")
     shapes = x.shape, keys.shape, values.shape
     if x.ndim < 2 or keys.ndim != x.ndim or keys.shape[-1] != x.shape[-1] or keys.shape[:-1] != values.shape[:-1] or x.shape[:-3] != keys.shape[:-3]:
         _refuse_shapes(*shapes)
@@ -309,7 +309,7 @@ def _problem(q: Any, k: Any, v: Any, attn_mask: Any, key_lengths: Any, options: 
     if heads != kv_heads:
         _check_groups(heads, kv_heads, enable_gqa)
     mask, mask_shape = (None, ()) if attn_mask is None else _mask(attn_mask, x, (*x.shape[:-1], Tk))
-    lengths = None if key_lengths is None else _lengths(key_lengths, lead, Tk)
+    lengths = None if key_lengths is None else placed(_lengths(key_lengths, lead, Tk), x)
     _check.size("q, v", B, heads, x.shape[-2], values.shape[-1])
     _check.size("k, v", B, heads, Tk, max(x.shape[-1], values.shape[-1]))
     keywords = {"mask": mask, "key_lengths": lengths, "options": options}
@@ -339,6 +339,8 @@ def _check_groups(heads: int, kv_heads: int, enable_gqa: bool) -> None:
 def _mask(attn_mask: Any, q: Array, full: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
     """The mask as (B or 1, heads or 1, Tq or 1, Tk or 1), and its own shape."""
     mask = _check.array("attn_mask", attn_mask)
+    if type(mask) is not type(q):
+        mask = _placed_mask(attn_mask, mask, q)
     if mask.dtype != bool and mask.dtype != q.dtype:
         raise TypeError(f"attn_mask: expected bool (True = may attend) or {q.dtype}, got {mask.dtype}")
     shape = mask.shape
@@ -347,12 +349,19 @@ def _mask(attn_mask: Any, q: Array, full: tuple[int, ...]) -> tuple[Array, tuple
     mask = mask.reshape((1,) * (max(len(full), 4) - len(shape)) + shape)
     if mask.ndim > 4:
         lead = (1,) * (mask.ndim - 3) if math.prod(mask.shape[:-3]) == 1 else full[:-3]
-        mask = np.broadcast_to(mask, lead + mask.shape[-3:]).reshape(math.prod(lead), *mask.shape[-3:])
+        mask = namespace(mask).broadcast_to(mask, lead + mask.shape[-3:]).reshape(math.prod(lead), *mask.shape[-3:])
     return mask, shape
 
 
+def _placed_mask(attn_mask: Any, mask: Array, q: Array) -> Array:
+    """A mask of the other kind of array than the queries: one of NumPy's that wants no gradient is copied to the GPU."""
+    if is_gpu(mask) or _check.wants(attn_mask):
+        _check.together("attn_mask", mask, q, "q")
+    return placed(mask, q)
+
+
 def _lengths(key_lengths: Any, lead: tuple[int, ...], Tk: int) -> Array:
-    """Lengths as (B,) int64."""
+    """Lengths as (B,) int64, NumPy's."""
     lengths = _check.counts("key_lengths", key_lengths)
     if lengths.shape != lead:
         raise ValueError(f"key_lengths: expected shape {lead}, got {lengths.shape}")

@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastseq.autograd import Array, ArrayOrTensor, Tensor, is_recording, record
-from fastseq.backends import backend_of
+from fastseq.backends import backend_of, placed
 from fastseq.backends.attention_decoder import DecoderWeights
 from fastseq.backends.recurrent import gates_of
 from fastseq.functional import _check
@@ -133,7 +133,7 @@ def decode(
     backend = backend_of(arrays[0])
     recording = is_recording(*inputs)
     *outputs, cache = backend.attention_decoder_forward(
-        *arrays, packed, scale=scale, lengths=lengths, memory_lengths=memory.lengths, training=recording
+        *arrays, packed, scale=scale, lengths=lengths, memory_lengths=memory.placed_lengths, training=recording
     )
     if not recording:
         tensors = any(isinstance(a, Tensor) for a in inputs)
@@ -228,9 +228,9 @@ def attention_decoder_forward(
     run = _Run(cell, attention, x, ready, weights, h_0, c_0, lengths)
     backend = backend_of(x)
     *outputs, saved = backend.attention_decoder_forward(
-        x, ready.keys, ready.values, h_0, c_0, run.packed(), scale=run.scale, lengths=run.lengths, memory_lengths=ready.lengths,
+        x, ready.keys, ready.values, h_0, c_0, run.packed(), scale=run.scale, lengths=run.lengths, memory_lengths=ready.placed_lengths,
         training=True)  # fmt: skip
-    shapes = tuple([None if a is None else (a.shape, a.dtype) for a in outputs])
+    shapes = tuple([None if a is None else a.shape for a in outputs])
     return *outputs, DecoderCache(backend, saved, ready, w_key, shapes)
 
 
@@ -270,10 +270,7 @@ def attention_decoder_backward(
             continue
         if expected is None:
             raise TypeError(f"{name}: expected None with a GRU, got {type(value).__name__}")
-        if isinstance(value, Tensor) or _check.array(name, value).dtype != expected[1]:
-            came = "a Tensor" if isinstance(value, Tensor) else value.dtype
-            raise TypeError(f"{name}: expected an array of {expected[1]}, got {came}")
-        _check.shape(name, value, expected[0])
+        _check.gradient(name, value, cache.memory.values, expected)
     backend, values = cache.backend, cache.memory.values
     found = backend.attention_decoder_backward(cache.saved, doutputs, dh, dc, dweights)
     grads = {name: found[name] for name in ("dx", "dh_0", "dc_0") if found[name] is not None}
@@ -336,7 +333,8 @@ class _Run:
             if value is not None:
                 _check.like(name, value, values)
         self._shapes(values, memory, named)
-        self.lengths = checked_lengths(lengths, *values.shape[:2])
+        found = checked_lengths(lengths, *values.shape[:2])
+        self.lengths = None if found is None else placed(found, values)
         self.scale = scale_of(self.attention, memory.shape[2])
         backend_of(values, *(a for a in named.values() if a is not None))
 

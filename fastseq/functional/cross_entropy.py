@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from fastseq.autograd import Array, ArrayOrTensor, result
-from fastseq.backends import backend_of
+from fastseq.backends import backend_of, namespace
 from fastseq.functional import _check
 
 
@@ -52,7 +54,7 @@ def cross_entropy(
     """
     values = _check.floats("logits", logits)
     _check.shape("logits", values, ("N", "V"))
-    ids = _check.integers("targets", targets).copy()  # backward trusts them
+    ids = _check.integers("targets", targets, values, "logits").copy()  # backward trusts them
     _check.shape("targets", ids, (len(values),))
     _check.reduction(reduction)
     label_smoothing = _check.probability("label_smoothing", label_smoothing)
@@ -65,20 +67,31 @@ def cross_entropy(
 
     def backward(dloss: Array) -> tuple[Array, None]:
         # loss = sum(losses) / divisor; losses = lse(logits) - logits[target]
-        dlosses = np.asarray(dloss / divisor if divisor > 1 else dloss, dtype=values.dtype)
-        return backend.cross_entropy_backward(lse, values, ids, dlosses, **options), None
+        return backend.cross_entropy_backward(lse, values, ids, divided(dloss, divisor, values), **options), None
 
     return result(loss, (logits, targets), backward, "cross_entropy")
 
 
-def reduced(losses: Array, ids: Array, ignore_index: int, reduction: str) -> tuple[Array, int]:
-    """The loss, and what the sum of the losses was divided by."""
+def reduced(losses: Array, ids: Array, ignore_index: int, reduction: str) -> tuple[Array, Any]:
+    """The loss, and what the sum of the losses was divided by: None where by nothing, on a GPU a number that stays there."""
     if reduction == "none":
-        return losses, 1
-    divisor = 1
+        return losses, None
+    divisor: Any = None
     # In double: a mean over a long batch keeps float32's digits.
     total = losses.sum(dtype=np.float64)
+    own = namespace(losses)
     if reduction == "mean":
-        divisor = int(np.count_nonzero(ids != ignore_index))
-        total = total / divisor if divisor else np.float64("nan")
-    return np.asarray(total, dtype=losses.dtype), divisor
+        if own is np:
+            divisor = int(np.count_nonzero(ids != ignore_index))
+            total = total / divisor if divisor else np.float64("nan")
+        else:
+            divisor = (ids != ignore_index).sum()
+            total = total / divisor
+    return own.asarray(total, dtype=losses.dtype), divisor
+
+
+def divided(dloss: Array, divisor: Any, like: Array) -> Array:
+    """The gradient of each row's loss, or one number for all: an array of `like`'s dtype. Where no row counts it does not matter."""
+    own = namespace(like)
+    found = dloss if divisor is None else dloss / (max(divisor, 1) if own is np else own.maximum(divisor, 1))
+    return own.asarray(found, dtype=like.dtype)

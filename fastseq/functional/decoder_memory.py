@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastseq.autograd import Array, ArrayOrTensor, result
+from fastseq.backends import is_gpu, namespace, placed
 from fastseq.functional import _check
 from fastseq.functional.matmul import linear
 from fastseq.functional.recurrent import checked_lengths
@@ -29,17 +30,18 @@ class DecoderMemory:
         If they do not fit each other.
     """
 
-    __slots__ = ("keys", "lengths", "values")
+    __slots__ = ("keys", "lengths", "placed_lengths", "values")
 
     def __init__(self, values: ArrayOrTensor, keys: ArrayOrTensor | None, lengths: Any) -> None:
         data = _check.floats("values", values)
         _check.shape("values", data, ("B", "S", "M"))
         if keys is not None:
-            _check.shape("keys", _check.like("keys", keys, data), (*data.shape[:2], "A"))
+            _check.shape("keys", _check.like("keys", keys, data, "values"), (*data.shape[:2], "A"))
         self.values = values
         self.keys = keys
         found = checked_memory_lengths("lengths", lengths, data.shape[1], len(data))
         self.lengths = None if found is None else found.copy()  # C trusts them
+        self.placed_lengths = None if found is None else placed(self.lengths, data)  # where the backend wants them
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -63,15 +65,16 @@ class DecoderMemory:
         TypeError, IndexError
             For anything but such integers.
         """
-        found = _check.integers("indices", np.asarray(_check.data(indices)))
+        found = _check.integers("indices", _check.plain("indices", indices))
         if found.ndim != 1:
             raise ValueError(f"indices: expected shape (N,), got {found.shape}")
         B = self.values.shape[0]
         if found.size and not (found.min() >= 0 and found.max() < B):
             wrong = found[(found < 0) | (found >= B)][0]
             raise IndexError(f"indices: expected integers from 0 to {B - 1}, got {wrong}")
-        keys = None if self.keys is None else self.keys[found]
-        return DecoderMemory(self.values[found], keys, None if self.lengths is None else self.lengths[found])
+        rows = placed(found, _check.data(self.values))
+        keys = None if self.keys is None else self.keys[rows]
+        return DecoderMemory(self.values[rows], keys, None if self.lengths is None else self.lengths[found])
 
     def __repr__(self) -> str:
         return f"DecoderMemory(shape={self.shape})"
@@ -120,7 +123,7 @@ def made_ready(memory: ArrayOrTensor, w_key: ArrayOrTensor | None, b_key: ArrayO
         # values = memory with the batch first, zeros past the ends
         return (_cleared(dvalues, found).swapaxes(0, 1),)
 
-    ready = result(_cleared(np.ascontiguousarray(data.swapaxes(0, 1)), found), (memory,), backward, "decoder_memory")
+    ready = result(_cleared(namespace(data).ascontiguousarray(data.swapaxes(0, 1)), found), (memory,), backward, "decoder_memory")
     keys = None if w_key is None else linear(ready, w_key, b_key)
     return DecoderMemory(ready, keys, found)
 
@@ -135,6 +138,9 @@ def _cleared(values: Array, lengths: Array | None) -> Array:
     if lengths is None:
         return values
     values = values.copy()
+    if is_gpu(values):  # one pass, where a loop would launch a kernel for each row
+        values[placed(np.arange(values.shape[1]) >= lengths[:, None], values)] = 0
+        return values
     for b, length in enumerate(lengths):
         values[b, length:] = 0
     return values

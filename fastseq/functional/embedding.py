@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from fastseq.autograd import Array, ArrayOrTensor, Tensor, result
-from fastseq.backends import backend_of
+from fastseq.backends import backend_of, namespace
 from fastseq.functional import _check
 from fastseq.sparse import RowGradient
 
@@ -47,7 +45,7 @@ def embedding(
     table = _check.floats("weight", weight)
     _check.shape("weight", table, ("V", "D"))
     rows, width = table.shape
-    found = _check.integers("ids", ids)
+    found = _check.integers("ids", ids, table, "weight")
     ignored = -1 if padding_idx is None else _check.integer("padding_idx", padding_idx, 0, rows)
     backend = backend_of(table, found)
     _check.size("ids", *found.shape, width)
@@ -68,6 +66,6 @@ def embedding(
 def _touched_rows(dy: Array, ids: Array, ignored: int, shape: tuple[int, int]) -> RowGradient:
     """dy (n, D) at ids (n,) as the gradient of a table of this shape, without the ignored row."""
     if ignored >= 0:
-        kept = np.flatnonzero(ids != ignored)
+        kept = namespace(ids).flatnonzero(ids != ignored)
         dy, ids = dy[kept], ids[kept]
     return RowGradient.summed(ids, dy, shape)

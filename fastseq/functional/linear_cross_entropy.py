@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from fastseq.autograd import Array, ArrayOrTensor, Tensor, result
 from fastseq.backends import backend_of
 from fastseq.functional import _check
-from fastseq.functional.cross_entropy import reduced
+from fastseq.functional.cross_entropy import divided, reduced
 
 
 def linear_cross_entropy(
@@ -67,8 +65,7 @@ def linear_cross_entropy(
 
     def backward(dloss: Array) -> tuple[Array | None, ...]:
         # loss = sum(losses) / divisor; losses = cross_entropy(x W^T + b)
-        dlosses = np.asarray(dloss / divisor if divisor > 1 else dloss, dtype=cache.x.dtype)
-        return (*_backward(cache, dlosses, needs), None)
+        return (*_backward(cache, divided(dloss, divisor, cache.x), needs), None)
 
     return result(loss, (x, weight, bias, targets), backward, "linear_cross_entropy")
 
@@ -157,7 +154,7 @@ def _forward(
     b = None if bias is None else _check.like("bias", bias, values)
     if b is not None:
         _check.shape("bias", b, w.shape[:1])
-    ids = _check.integers("targets", targets).copy()  # backward trusts them
+    ids = _check.integers("targets", targets, values).copy()  # backward trusts them
     _check.shape("targets", ids, values.shape[:1])
     backend = backend_of(values, ids)
     _check.ids_inside("targets", ids, len(w), backend, targets, ignore=ignore_index)

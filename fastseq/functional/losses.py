@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from fastseq.autograd import Array, ArrayOrTensor, result
-from fastseq.backends import backend_of
+from fastseq.backends import backend_of, is_gpu, namespace
 from fastseq.functional import _check
 
 
 def _pair(input: ArrayOrTensor, target: ArrayOrTensor, reduction: str) -> tuple[Array, Array]:
     """The two arrays, checked."""
     prediction = _check.floats("input", input)
-    wanted = _check.like("target", target, prediction)
+    wanted = _check.like("target", target, prediction, "input")
     _check.shape("target", wanted, prediction.shape)
     _check.reduction(reduction)
     return prediction, wanted
@@ -80,10 +80,10 @@ def l1_loss(input: ArrayOrTensor, target: ArrayOrTensor, *, reduction: str = "me
     2.0
     """
     difference = _difference(input, target, reduction)
-    loss, divisor = _reduced(np.abs(difference), reduction)
+    loss, divisor = _reduced(abs(difference), reduction)
 
     def backward(dloss: Array) -> tuple[Array, Array]:
-        d = np.sign(difference) * (dloss / divisor)
+        d = namespace(difference).sign(difference) * (dloss / divisor)
         return d, -d
 
     return result(loss, (input, target), backward, "l1_loss")
@@ -100,12 +100,12 @@ def rmse_loss(input: ArrayOrTensor, target: ArrayOrTensor) -> ArrayOrTensor:
     5.0
     """
     difference = _difference(input, target, "mean")
-    loss = np.sqrt(np.mean(difference * difference))
+    own = namespace(difference)
+    loss = own.sqrt((difference * difference).mean())
 
     def backward(dloss: Array) -> tuple[Array, Array]:
-        # loss^2 = mean(difference^2)
-        scale = dloss / (loss * difference.size) if loss != 0 else np.zeros_like(dloss)
-        d = difference * scale
+        # loss^2 = mean(difference^2); 1 in place of a loss of 0, where every difference is 0 and the gradient with it
+        d = difference * (dloss / (own.where(loss == 0, 1, loss) * difference.size))
         return d, -d
 
     return result(loss, (input, target), backward, "rmse_loss")
@@ -141,7 +141,7 @@ def huber_loss(input: ArrayOrTensor, target: ArrayOrTensor, *, delta: float = 1.
     difference = _difference(input, target, reduction)
     if not delta > 0:
         raise ValueError(f"delta: expected more than 0, got {delta}")
-    inner = np.clip(difference, -delta, delta)  # the loss's derivative
+    inner = difference.clip(-delta, delta)  # the loss's derivative
     loss, divisor = _reduced(inner * (difference - inner / 2), reduction)
 
     def backward(dloss: Array) -> tuple[Array, Array]:
@@ -229,7 +229,7 @@ def negative_sampling_loss(
     4.1589
     """
     seen = _check.floats("positive", positive)
-    drawn = _check.like("negative", negative, seen)
+    drawn = _check.like("negative", negative, seen, "positive")
     _check.shape("negative", drawn, (*seen.shape, "K"))
     _check.reduction(reduction)
     if not drawn.shape[-1]:
@@ -240,7 +240,7 @@ def negative_sampling_loss(
     loss, divisor = _reduced(_softplus(-seen) + weight * _softplus(drawn).sum(axis=-1), reduction)
 
     def backward(dloss: Array) -> tuple[Array, Array]:
-        each = np.asarray(dloss / divisor)
+        each = namespace(seen).asarray(dloss / divisor)
         return -_logistic(-seen) * each, _logistic(drawn) * (weight * each)[..., None]
 
     return result(loss, (positive, negative), backward, "negative_sampling_loss")
@@ -257,15 +257,13 @@ def _logistic(x: Array) -> Array:
 
 
 def _of_each(x: Array, function: str) -> Array:
-    x = np.asarray(x)  # -x of an array without axes is a number
+    x = np.asarray(x) if isinstance(x, np.generic) else x  # -x of an array without axes is a number
     return backend_of(x).pointwise_forward(x, function=function)
 
 
 def _weight_of_positives(pos_weight: Any, x: Array) -> Array:
     """`pos_weight` in the dtype of the scores x, checked to broadcast to their shape."""
-    weight = np.asarray(_check.plain("pos_weight", pos_weight), x.dtype)
-    try:
-        np.broadcast_to(weight, x.shape)
-    except ValueError:
-        raise ValueError(f"pos_weight: expected a shape that broadcasts to {x.shape}, got {weight.shape}") from None
+    weight = namespace(x).asarray(pos_weight if is_gpu(pos_weight) and is_gpu(x) else _check.plain("pos_weight", pos_weight), dtype=x.dtype)
+    if weight.ndim > x.ndim or any(n not in (1, m) for n, m in zip(weight.shape[::-1], x.shape[::-1], strict=False)):
+        raise ValueError(f"pos_weight: expected a shape that broadcasts to {x.shape}, got {weight.shape}")
     return weight

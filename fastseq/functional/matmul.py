@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastseq.autograd import Array, ArrayOrTensor, Tensor, is_recording, result
-from fastseq.backends import backend_of
+from fastseq.backends import backend_of, is_gpu
 from fastseq.backends.cpu import matmul_plain
 from fastseq.functional import _check
 
@@ -16,12 +16,13 @@ from fastseq.functional import _check
 class Packed:
     """A snapshot of a matrix (K, N), laid out for the kernels; made by `pack`, taken by `matmul` as b."""
 
-    __slots__ = ("dtype", "operand", "shape")
+    __slots__ = ("dtype", "on_gpu", "operand", "shape")
 
-    def __init__(self, operand: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    def __init__(self, operand: Any, shape: tuple[int, ...], dtype: np.dtype, on_gpu: bool = False) -> None:
         self.operand = operand
         self.shape = shape
         self.dtype = dtype
+        self.on_gpu = on_gpu
 
     def __repr__(self) -> str:
         return f"Packed(shape={self.shape}, dtype={self.dtype})"
@@ -49,7 +50,7 @@ def pack(b: ArrayOrTensor) -> Packed:
     """
     b = _check.floats("b", b)
     _check.shape("b", b, ("K", "N"))
-    return Packed(backend_of(b).pack(b), b.shape, b.dtype)
+    return Packed(backend_of(b).pack(b), b.shape, b.dtype, is_gpu(b))
 
 
 def matmul(a: ArrayOrTensor, b: ArrayOrTensor | Packed) -> ArrayOrTensor:
@@ -84,7 +85,7 @@ def matmul(a: ArrayOrTensor, b: ArrayOrTensor | Packed) -> ArrayOrTensor:
     x = _check.floats("a", a)
     if isinstance(b, Packed):
         return _matmul_packed(a, x, b)
-    w = _check.like("b", b, x)
+    w = _check.like("b", b, x, "a")
     batch = _batch_shape(x, w)
     backend = backend_of(x, w)
     x2 = x[None, :] if x.ndim == 1 else x
@@ -120,6 +121,8 @@ def _batch_shape(x: Array, w: Array) -> tuple[int, ...]:
 
 
 def _matmul_packed(a: ArrayOrTensor, x: Array, b: Packed) -> ArrayOrTensor:
+    if is_gpu(x) is not b.on_gpu:
+        raise TypeError(f"b: expected the pack of a {'CuPy' if is_gpu(x) else 'NumPy'} array like a, got that of the other kind")
     if x.dtype != b.dtype:
         raise TypeError(f"b: expected {x.dtype}, got {b.dtype}")
     if x.ndim == 0 or x.shape[-1] != b.shape[0]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastseq.autograd import Array, ArrayOrTensor, result
-from fastseq.backends import backend_of
+from fastseq.backends import backend_of, namespace
 from fastseq.backends.window import Window
 from fastseq.functional import _check
 
@@ -119,7 +119,7 @@ def max_pool2d_backward(cache: MaxPoolCache, dy: Array) -> dict[str, Array]:
         If the cache is another operation's, or dy does not fit.
     """
     _check.made_by("max_pool2d_forward", cache, MaxPoolCache)
-    dy = _check.gradient("dy", dy, np.empty(0, cache.dtype), cache.places.shape)
+    dy = _check.gradient("dy", dy, namespace(cache.places).empty(0, cache.dtype), cache.places.shape)
     return {"dx": cache.backend.max_pool_backward(dy, cache.places, cache.shape, window=cache.window)}
 
 

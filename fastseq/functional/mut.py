@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from fastseq.autograd import Array, ArrayOrTensor, Tensor
+from fastseq.backends import namespace
 from fastseq.functional import _check
 from fastseq.functional.recurrent import NO_NOISE, Noise, RecurrentCache, Weights, backward_half, forward_half, single
 from fastseq.functional.shape import concatenate
@@ -187,7 +186,7 @@ def mut_backward(
     w, u = grads["dw_ih"], grads["dw_hh"]
     if cache.variant == 1:  # w_ih = [w_ih, w_proj], w_hh = [r, 0, h]
         grads["dw_ih"], projection = w[: 2 * H], w[2 * H :]
-        grads["dw_hh"] = np.concatenate([u[:H], u[2 * H :]])
+        grads["dw_hh"] = namespace(u).concatenate([u[:H], u[2 * H :]])
     elif cache.variant == 2:  # w_ih = [w_proj, w_ih]
         grads["dw_ih"], projection = w[H:], w[:H]
     if cache.projects:
@@ -202,10 +201,11 @@ def full_weights(
     if variant == 3:
         return Weights(w_ih, w_hh, bias)
     H = w_hh.shape[1]
-    bare = np.eye(H, dtype=w_hh.dtype) if w_proj is None else w_proj
+    own = namespace(_check.data(w_hh))
+    bare = own.eye(H, dtype=w_hh.dtype) if w_proj is None else w_proj
     if variant == 2:
         return Weights(concatenate([bare, w_ih]), w_hh, bias)
-    w_hh = concatenate([w_hh[:H], np.zeros((H, H), w_hh.dtype), w_hh[H:]])
+    w_hh = concatenate([w_hh[:H], own.zeros((H, H), w_hh.dtype), w_hh[H:]])
     return Weights(concatenate([w_ih, bare]), w_hh, bias)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastseq.autograd import Array, ArrayOrTensor, Tensor, is_recording, record
-from fastseq.backends import backend_of
+from fastseq.backends import backend_of, namespace, placed
 from fastseq.backends.recurrent import Noise, Weights, gates_of
 from fastseq.functional import _check
 
@@ -103,14 +103,14 @@ def _outer(state: ArrayOrTensor | None) -> ArrayOrTensor | None:
 class RecurrentCache:
     """What a forward half saves for its backward half, which never changes it. It refers to the inputs and the weights."""
 
-    __slots__ = ("backend", "dtype", "hidden_size", "operation", "present", "saved", "sizes")
+    __slots__ = ("backend", "hidden_size", "like", "operation", "present", "saved", "sizes")
 
     def __init__(self, operation: str, backend: Any, saved: Any, y: Array, hidden_size: int, present: tuple[str, ...]) -> None:
         self.operation = operation
         self.backend = backend
         self.saved = saved
         self.sizes = y.shape  # T, B, P
-        self.dtype = y.dtype
+        self.like = namespace(y).empty(0, y.dtype)  # of the kind and dtype of its gradients
         self.hidden_size = hidden_size
         self.present = present  # names of the weights that there are
 
@@ -147,12 +147,7 @@ def backward_half(
     T, B, P = cache.sizes
     for name, value, sizes in (("dy", dy, (T, B, P)), ("dh", dh, (B, P)), ("dc", dc, (B, cache.hidden_size))):
         if value is not None or name == "dy":
-            if isinstance(value, Tensor):
-                raise TypeError(f"{name}: expected an array, got a Tensor")
-            value = _check.array(name, value)
-            if value.dtype != cache.dtype:
-                raise TypeError(f"{name}: expected {cache.dtype}, got {value.dtype}")
-            _check.shape(name, value, sizes)
+            _check.gradient(name, value, cache.like, sizes)
     found = cache.backend.recurrent_backward(cache.saved, dy, _outer(dh), _outer(dc), need_dstates=need_dstates)
     weights = found["weights"][0]._asdict()
     grads = {"dx": found["dx"], "dh_0": found["dh_0"][0], "db_ih": None, "db_hh": None}
@@ -166,7 +161,7 @@ def backward_half(
 
 
 def checked_lengths(lengths: Any, steps: int, *batch: int, name: str = "lengths", limit: str = "the number of steps") -> Array | None:
-    """Lengths (B,), or () without a batch, from 0 to T and of any integer dtype, as int64 (B,) or (1,); `limit` says what T is."""
+    """Lengths (B,), or () without a batch, from 0 to T and of any integer dtype, as NumPy's int64 (B,) or (1,); `limit` says what T is."""
     if lengths is None:
         return None
     found = _check.counts(name, lengths)
@@ -178,25 +173,26 @@ def checked_lengths(lengths: Any, steps: int, *batch: int, name: str = "lengths"
 
 
 def checked_reset(reset: Any, *sizes: int) -> Array | None:
-    """A mask of bools, (T, B)."""
+    """A mask of bools, (T, B): NumPy's, or CuPy's for a CuPy array."""
     if reset is None:
         return None
-    found = _check.plain("reset", reset)
+    found = _check.mask("reset", reset)
     if found.dtype != bool:
         raise TypeError(f"reset: expected bool, got {found.dtype}")
     _check.shape("reset", found, sizes)
-    return np.ascontiguousarray(found)
+    return namespace(found).ascontiguousarray(found)
 
 
 def checked_options(
-    steps: int, batch: int, lengths: Any = None, reset: Any = None, checkpoint_every: int | None = None
+    x: Any, steps: int, batch: int, lengths: Any = None, reset: Any = None, checkpoint_every: int | None = None
 ) -> dict[str, Any]:
-    """The options of `run` among these, checked; what is None is left out."""
+    """The options of `run` among these, checked, and where x is; what is None is left out."""
     options: dict[str, Any] = {}
+    x = _check.data(x)
     if lengths is not None:
-        options["lengths"] = checked_lengths(lengths, steps, batch)
+        options["lengths"] = placed(checked_lengths(lengths, steps, batch), x)
     if reset is not None:
-        options["reset"] = checked_reset(reset, steps, batch)
+        options["reset"] = placed(checked_reset(reset, steps, batch), x)
     if checkpoint_every is not None:
         options["checkpoint_every"] = _check.integer("checkpoint_every", checkpoint_every, 1, 2**62)
     return options
@@ -232,7 +228,7 @@ def _checked(
     if lengths is None and reset is None and noise is NO_NOISE and checkpoint_every is None:
         return {}
     steps, batch, _ = x.shape
-    return checked_options(steps, batch, lengths, reset, checkpoint_every) | {"noise": _checked_noise(noise)}
+    return checked_options(x, steps, batch, lengths, reset, checkpoint_every) | {"noise": _checked_noise(noise)}
 
 
 def _fits(gates: int, x: Any, h_0: Any, c_0: Any, weights: Weights) -> bool:

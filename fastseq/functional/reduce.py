@@ -5,9 +5,8 @@ from __future__ import annotations
 import builtins
 import math
 
-import numpy as np
-
 from fastseq.autograd import Array, ArrayOrTensor, Tensor, result
+from fastseq.backends import namespace
 from fastseq.functional import _check
 
 Axes = int | tuple[int, ...] | None
@@ -59,7 +58,7 @@ def sum(x: ArrayOrTensor, axis: Axes = None, keepdims: bool = False) -> ArrayOrT
     axes = _axes(axis, values.ndim)
     kept = _kept(values.shape, axes)
     y = values.sum(axis=axes, keepdims=keepdims)
-    return result(y, (x,), lambda dy: (np.broadcast_to(dy.reshape(kept), values.shape),), "sum")
+    return result(y, (x,), lambda dy: (namespace(dy).broadcast_to(dy.reshape(kept), values.shape),), "sum")
 
 
 def mean(x: ArrayOrTensor, axis: Axes = None, keepdims: bool = False) -> ArrayOrTensor:
@@ -77,7 +76,7 @@ def mean(x: ArrayOrTensor, axis: Axes = None, keepdims: bool = False) -> ArrayOr
     kept = _kept(values.shape, axes)
     count = math.prod(values.shape[k] for k in axes)
     y = values.mean(axis=axes, keepdims=keepdims)
-    return result(y, (x,), lambda dy: (np.broadcast_to(dy.reshape(kept) / builtins.max(count, 1), values.shape),), "mean")
+    return result(y, (x,), lambda dy: (namespace(dy).broadcast_to(dy.reshape(kept) / builtins.max(count, 1), values.shape),), "mean")
 
 
 def max(x: ArrayOrTensor, axis: Axes = None, keepdims: bool = False) -> ArrayOrTensor:
@@ -98,9 +97,10 @@ def max(x: ArrayOrTensor, axis: Axes = None, keepdims: bool = False) -> ArrayOrT
     y = values.max(axis=axes, keepdims=keepdims)
 
     def backward(dy: Array) -> tuple[Array]:
-        largest = values == np.reshape(y, kept)
-        share = dy.reshape(kept) / np.maximum(largest.sum(axis=axes, keepdims=True), 1).astype(dy.dtype)
-        return (np.where(largest, share, dy.dtype.type(0)),)
+        own = namespace(values)
+        largest = values == y.reshape(kept)
+        share = dy.reshape(kept) / own.maximum(largest.sum(axis=axes, keepdims=True), 1).astype(dy.dtype)
+        return (own.where(largest, share, dy.dtype.type(0)),)
 
     return result(y, (x,), backward, "max")
 

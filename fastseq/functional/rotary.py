@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastseq.autograd import Array, ArrayOrTensor, result
+from fastseq.backends import namespace
 from fastseq.functional import _check
 
 
@@ -63,9 +64,10 @@ def rotary_embedding(x: ArrayOrTensor, cos: ArrayOrTensor, sin: ArrayOrTensor, *
 def _turned(x: Array, c: Array, s: Array, interleaved: bool) -> Array:
     half = x.shape[-1] // 2
     first, second = (np.s_[..., 0::2], np.s_[..., 1::2]) if interleaved else (np.s_[..., :half], np.s_[..., half:])
-    y = np.empty_like(x)  # laid out as x is
-    np.multiply(x[first], c, out=y[first])
+    own = namespace(x)
+    y = own.empty_like(x)  # laid out as x is
+    own.multiply(x[first], c, out=y[first])
     y[first] -= x[second] * s
-    np.multiply(x[first], s, out=y[second])
+    own.multiply(x[first], s, out=y[second])
     y[second] += x[second] * c
     return y

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastseq.autograd import Array, ArrayOrTensor
+from fastseq.backends import namespace
 from fastseq.functional import _check
 from fastseq.functional.attention import _attend, _dropout, _options, _Problem, _problem
 
@@ -166,7 +167,7 @@ class _Joint(NamedTuple):
 
     def gradients(self, y: Array, lse: Array, dy: Array, **options: Any) -> tuple[Array, Array | None]:
         """dqkv, and dL/d(scores + mask) if asked for."""
-        dqkv = np.empty(self.shape, y.dtype)
+        dqkv = namespace(y).empty(self.shape, y.dtype)
         out = _split(dqkv, self.num_heads, self.batch_first)
         *_, dscores = self.problem.backend.attention_backward(*self.problem.arrays, y, lse, dy, **self.problem.keywords, out=out, **options)
         return dqkv, dscores

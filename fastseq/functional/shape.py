@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastseq.autograd import Array, ArrayOrTensor, Tensor, is_recording, record, result
+from fastseq.backends import backend_of, is_gpu, namespace, placed
 from fastseq.functional import _check
 
 
@@ -77,7 +78,7 @@ def transpose(x: ArrayOrTensor, *axes: int | tuple[int, ...]) -> ArrayOrTensor:
     forward = tuple(_check.axis("axes", k, values.ndim) for k in order)
     if sorted(forward) != list(range(values.ndim)):
         raise ValueError(f"axes: expected an order of {values.ndim} axes, got {order}")
-    back = tuple(int(k) for k in np.argsort(forward))
+    back = tuple(sorted(range(values.ndim), key=forward.__getitem__))
     return result(values.transpose(forward), (x,), lambda dy: (dy.transpose(back),), "transpose")
 
 
@@ -115,10 +116,15 @@ def _getitem(x: Tensor, index: Any) -> ArrayOrTensor:
     values = x.data
     parts = index if isinstance(index, tuple) else (index,)
     plain = tuple(_check.data(part) for part in parts)
-    repeats = any(np.ndim(part) > 0 and np.asarray(part).dtype != bool for part in plain if isinstance(part, list | np.ndarray))
+    on_gpu = is_gpu(values)
+    if on_gpu:
+        plain = tuple(placed(_positions(part), values) if isinstance(part, list | np.ndarray) else part for part in plain)
+    repeats = any(_is_list(part) for part in plain)
 
     def backward(dy: Array) -> tuple[Array]:
-        dx = np.zeros_like(values)
+        if repeats and on_gpu:
+            return (_added_up(dy, values, plain),)
+        dx = namespace(values).zeros_like(values)
         if repeats:  # an element read twice gets two gradients
             np.add.at(dx, plain, dy)
         else:
@@ -126,6 +132,26 @@ def _getitem(x: Tensor, index: Any) -> ArrayOrTensor:
         return (dx,)
 
     return result(values[plain], (x,), backward, "indexing")
+
+
+def _positions(part: Any) -> np.ndarray:
+    """A list in an index as an array; an empty one is of integers."""
+    found = np.asarray(part)
+    return found if found.size else found.astype(np.int64)
+
+
+def _is_list(part: Any) -> bool:
+    """Whether this part of an index is a list of positions, of which some may come twice."""
+    if isinstance(part, list):
+        part = np.asarray(part)
+    return getattr(part, "ndim", 0) > 0 and part.dtype != bool
+
+
+def _added_up(dy: Array, values: Array, index: tuple[Any, ...]) -> Array:
+    """The gradient of values[index] on a GPU, where NumPy's `add.at` is a sum in any order: a table's of one column, in the order of dy."""
+    positions = namespace(values).arange(values.size).reshape(values.shape)[index]
+    column = dy.reshape(dy.size, 1)
+    return backend_of(dy).embedding_backward(column, positions.reshape(-1), values.size, padding_idx=-1).reshape(values.shape)
 
 
 def _iterate(x: Tensor) -> Iterator[ArrayOrTensor]:
@@ -174,8 +200,9 @@ def split(x: ArrayOrTensor, sizes: Sequence[int], axis: int = 0) -> tuple[ArrayO
         return tuple([Tensor(part) for part in parts])
 
     def backward(*gradients: Array | None) -> tuple[Array]:
-        known = [np.zeros_like(p) if g is None else g for g, p in zip(gradients, parts, strict=True)]
-        return (np.concatenate(known, axis=axis),)
+        own = namespace(values)
+        known = [own.zeros_like(p) if g is None else g for g, p in zip(gradients, parts, strict=True)]
+        return (own.concatenate(known, axis=axis),)
 
     return record(parts, (x,), backward, "split")
 
@@ -185,7 +212,7 @@ def _joined(name: str, tensors: Sequence[ArrayOrTensor]) -> list[Array]:
     if not arrays:
         raise ValueError(f"{name}: expected at least one array, got none")
     for k, x in enumerate(arrays):
-        _check.like(f"{name}[{k}]", x, arrays[0])
+        _check.like(f"{name}[{k}]", x, arrays[0], f"{name}[0]")
     return arrays
 
 
@@ -218,9 +245,10 @@ def concatenate(tensors: Sequence[ArrayOrTensor], axis: int = 0) -> ArrayOrTenso
     axis = _check.axis("axis", axis, arrays[0].ndim)
     for k, x in enumerate(arrays):
         _check.shape(f"tensors[{k}]", x, tuple("N" if d == axis else n for d, n in enumerate(arrays[0].shape)))
-    ends = np.cumsum([x.shape[axis] for x in arrays])[:-1]
+    ends = list(itertools.accumulate(x.shape[axis] for x in arrays))[:-1]
+    own = namespace(arrays[0])
     return result(
-        np.concatenate(arrays, axis=axis), tuple(tensors), lambda dy: tuple(np.split(dy, ends, axis=axis)), "concatenate"
+        own.concatenate(arrays, axis=axis), tuple(tensors), lambda dy: tuple(own.split(dy, ends, axis=axis)), "concatenate"
     )
 
 
@@ -254,7 +282,8 @@ def stack(tensors: Sequence[ArrayOrTensor], axis: int = 0) -> ArrayOrTensor:
     axis = _check.axis("axis", axis, arrays[0].ndim + 1)
     for k, x in enumerate(arrays):
         _check.shape(f"tensors[{k}]", x, arrays[0].shape)
-    return result(np.stack(arrays, axis=axis), tuple(tensors), lambda dy: tuple(np.moveaxis(dy, axis, 0)), "stack")
+    own = namespace(arrays[0])
+    return result(own.stack(arrays, axis=axis), tuple(tensors), lambda dy: tuple(own.moveaxis(dy, axis, 0)), "stack")
 
 
 def where(condition: ArrayOrTensor, a: ArrayOrTensor, b: ArrayOrTensor) -> ArrayOrTensor:
@@ -287,11 +316,16 @@ def where(condition: ArrayOrTensor, a: ArrayOrTensor, b: ArrayOrTensor) -> Array
         raise TypeError(f"condition: expected bool, got {chosen.dtype}")
     if _check.is_scalar(a) and _check.is_scalar(b):
         raise TypeError("a, b: expected an array or a Tensor on one side")
-    dtype = (_check.array("a", a) if _check.is_scalar(b) else _check.array("b", b)).dtype
-    x = np.asarray(a, dtype) if _check.is_scalar(a) else _check.array("a", a)
-    y = np.asarray(b, dtype) if _check.is_scalar(b) else _check.like("b", b, x)
+    given = _check.array("a", a) if _check.is_scalar(b) else _check.array("b", b)
+    own = namespace(given)
+    x = own.asarray(a, dtype=given.dtype) if _check.is_scalar(a) else _check.array("a", a)
+    y = own.asarray(b, dtype=given.dtype) if _check.is_scalar(b) else _check.like("b", b, x, "a")
+    if type(chosen) is not type(x):
+        if is_gpu(chosen):
+            _check.together("condition", chosen, x, "b" if _check.is_scalar(a) else "a")
+        chosen = placed(chosen, x)
     try:
-        z = np.where(chosen, x, y)
+        z = own.where(chosen, x, y)
     except ValueError:
         raise ValueError(f"condition, a, b: shapes do not broadcast, got {chosen.shape}, {x.shape} and {y.shape}") from None
     need_a, need_b = _check.wants(a), _check.wants(b)
@@ -300,8 +334,8 @@ def where(condition: ArrayOrTensor, a: ArrayOrTensor, b: ArrayOrTensor) -> Array
         zero = dz.dtype.type(0)
         return (
             None,
-            _check.unbroadcast(np.where(chosen, dz, zero), x.shape) if need_a else None,
-            _check.unbroadcast(np.where(chosen, zero, dz), y.shape) if need_b else None,
+            _check.unbroadcast(own.where(chosen, dz, zero), x.shape) if need_a else None,
+            _check.unbroadcast(own.where(chosen, zero, dz), y.shape) if need_b else None,
         )
 
     return result(z, (condition, a, b), backward, "where")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastseq.autograd import Tensor, is_recording, record
+from fastseq.backends import foreign, is_gpu
 from fastseq.functional._check import boolean as checked_flag
 from fastseq.functional._check import count as checked_size
 from fastseq.functional._check import kind, no_array
@@ -25,6 +26,7 @@ __all__ = [
     "plain_array",
     "real_input",
     "rename_argument",
+    "where_the_layer_is",
 ]
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -92,14 +94,25 @@ def id_input(ids: Any, name: str) -> Any:
     return Tensor(converted) if isinstance(ids, Tensor) else converted
 
 
-def plain_array(x: Any, name: str) -> np.ndarray:
-    """An array-like as an array; what would lose a mask or is on another device is refused."""
+def where_the_layer_is(name: str, x: Any, weight: Any) -> None:
+    """Raises where the array x and the weights of the layer that it goes into are of different kinds."""
+    if is_gpu(x) is is_gpu(weight):
+        return
+    if is_gpu(x):
+        advice = f'move the layer with .to("cuda"), or {name} with .get()'
+        raise TypeError(f"{name}: expected a NumPy array, for this layer is on the CPU, got a CuPy array; {advice}")
+    advice = f'move {name} with cupy.asarray({name}), or the layer with .to("cpu")'
+    raise TypeError(f"{name}: expected a CuPy array, for this layer is on the GPU, got a NumPy array; {advice}")
+
+
+def plain_array(x: Any, name: str) -> Any:
+    """An array-like as an array, NumPy's but for a CuPy array; what would lose a mask is refused."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name}: expected a plain array, got a masked one; fill it first")
-    if not isinstance(x, np.ndarray) and hasattr(x, "__cuda_array_interface__"):
-        raise TypeError(
-            f'{name}: expected an array in this computer\'s memory, got a GPU array; move the layer with .to("cuda")'
-        )
+    if is_gpu(x):
+        return x
+    if hasattr(x, "__cuda_array_interface__"):
+        raise TypeError(f"{name}: {foreign(x)}")
     try:
         array = np.asarray(x)
     except (ValueError, TypeError, RuntimeError):

@@ -8,7 +8,8 @@ import numpy as np
 
 from fastseq import functional
 from fastseq.autograd import Tensor
-from fastseq.nn._inputs import real_input
+from fastseq.backends import is_gpu, namespace, placed
+from fastseq.nn._inputs import plain_array, real_input
 from fastseq.nn.masks import causal_mask
 
 
@@ -32,6 +33,7 @@ def _is_causal(mask: Any, shape: tuple[int, int]) -> bool:
         if mask.requires_grad:
             return False
         mask = mask.data
+    # To look into a mask on a GPU would wait for it: there it stays a mask.
     if not isinstance(mask, np.ndarray) or mask.shape != shape or shape[0] != shape[1] or shape[0] < 2:
         return False
     T = shape[0]
@@ -62,7 +64,7 @@ def visible(
         padding = _checked(key_padding_mask, "key_padding_mask", dtype)
         if padding.shape != (B, Tk):
             raise ValueError(f"key_padding_mask: expected shape ({B}, {Tk}), got {padding.shape}")
-        if padding.dtype == bool and not added:
+        if padding.dtype == bool and not added and not is_gpu(_plain(padding)):
             lengths = row_lengths(_plain(padding))
         if lengths is None:
             masks.append(padding.reshape((B, 1, 1, Tk)))
@@ -78,6 +80,9 @@ def merged(masks: list[Any], dtype: np.dtype) -> Any:
     """One mask in the functions' polarity from several in the modules'; None from none."""
     if not masks:
         return None
+    first_on_gpu = next((_plain(mask) for mask in masks if is_gpu(_plain(mask))), None)
+    if first_on_gpu is not None:
+        masks = [mask if isinstance(mask, Tensor) else placed(mask, first_on_gpu) for mask in masks]
     blocked = None
     for mask in masks:
         if mask.dtype == bool:
@@ -86,7 +91,7 @@ def merged(masks: list[Any], dtype: np.dtype) -> Any:
     if not added:
         return ~blocked  # type: ignore[operator]
     if blocked is not None:
-        added.append(np.where(blocked, dtype.type(-np.inf), dtype.type(0)))
+        added.append(namespace(blocked).where(blocked, dtype.type(-np.inf), dtype.type(0)))
     total = added[0]
     for mask in added[1:]:
         total = functional.add(total, mask)
@@ -114,7 +119,7 @@ def _attention_mask(attn_mask: Any, sizes: tuple[int, int, int, int], dtype: np.
 def _checked(mask: Any, name: str, dtype: np.dtype) -> Any:
     """A mask of bool, or of the layer's dtype; PyTorch's CPU tensors too."""
     if not isinstance(mask, Tensor):
-        mask = np.asarray(mask)
+        mask = plain_array(mask, name)
     if mask.dtype == bool:
         return mask
     if mask.dtype.kind != "f":
@@ -124,7 +129,7 @@ def _checked(mask: Any, name: str, dtype: np.dtype) -> Any:
 
 def _followed(mask: Any, added: int) -> Any:
     """The mask with as many columns more, in which nothing is blocked."""
-    return functional.concatenate([mask, np.zeros((*mask.shape[:-1], added), mask.dtype)], axis=-1)
+    return functional.concatenate([mask, namespace(_plain(mask)).zeros((*mask.shape[:-1], added), mask.dtype)], axis=-1)
 
 
 def _plain(mask: Any) -> np.ndarray:

@@ -13,7 +13,7 @@ from fastseq.backends.recurrent import Noise, Weights, gates_of
 from fastseq.functional._check import probability
 from fastseq.functional.recurrent import checked_lengths, checked_options, checked_reset, run
 from fastseq.nn import init
-from fastseq.nn._inputs import checked_dtype, checked_elements, checked_size, real_input
+from fastseq.nn._inputs import checked_dtype, checked_elements, checked_size, real_input, where_the_layer_is
 from fastseq.nn.module import Module, Parameter
 from fastseq.runtime import generator, next_seed
 
@@ -85,14 +85,20 @@ class RecurrentModule(Module):
     def _layer(self, layer: int, x: Any, h_0: Any, c_0: Any, options: dict[str, Any]) -> Any:
         """y, h, c and the c of all steps of one layer, from arrays."""
         backend = backend_of(x)
-        packed = self._packed_layer(layer, tuple([self._weights(table, True) for table in self._tables[layer]]), backend)
+        weights = tuple([self._weights(table, True) for table in self._tables[layer]])
+        if type(x) is not type(weights[0].w_ih):
+            where_the_layer_is("x", x, weights[0].w_ih)
+        packed = self._packed_layer(layer, weights, backend)
         return backend.recurrent_forward(x, h_0, c_0, packed, **options)[:4]
 
     def _recorded_layer(self, layer: int, x: Any, h_0: Any, c_0: Any, options: dict[str, Any]) -> Any:
         """`_layer` where an input is a Tensor."""
         weights = tuple([self._weights(table, False) for table in self._tables[layer]])
         arrays = tuple([Weights(*[w.data if isinstance(w, Tensor) else w for w in direction]) for direction in weights])
-        packed = self._packed_layer(layer, arrays, backend_of(x.data if isinstance(x, Tensor) else x))
+        data = x.data if isinstance(x, Tensor) else x
+        if type(data) is not type(arrays[0].w_ih):
+            where_the_layer_is("x", data, arrays[0].w_ih)
+        packed = self._packed_layer(layer, arrays, backend_of(data))
         return run(self._cell, x, weights, h_0, c_0, packed, **options)
 
     def _one_state(self, name: str, value: Any, shape: tuple[int, ...]) -> Any:
@@ -100,7 +106,14 @@ class RecurrentModule(Module):
         value = real_input(value, self.dtype, name)
         if value.shape != shape:
             raise ValueError(f"{name}: expected shape {shape}, got {value.shape}")
+        self._beside_weights(name, value)
         return value
+
+    def _beside_weights(self, name: str, value: Any) -> None:
+        """Raises where an input is not where the layer is."""
+        first = self._tables[0][0][0]
+        if first is not None:
+            where_the_layer_is(name, value.data if isinstance(value, Tensor) else value, self.__dict__[first[0]].data)
 
     def _split(self, state: Any, of_h: tuple[int, ...], of_c: tuple[int, ...]) -> tuple[Any, Any]:
         """h_0 and c_0 (None but for an LSTM) from the user's state."""
@@ -185,7 +198,7 @@ class RecurrentLayer(RecurrentModule):
         state : h_0 (L D, B, P), for an LSTM (h_0, c_0) with c_0 (L D, B, H); without B for a single sequence; optional
             Zeros if left out. A Parameter is a learned state, and gets its gradient.
         lengths : (B,) integers from 0 to T in any order, or one integer for a single sequence; optional
-            How many steps each row has. Beyond them y is 0; the final state is that of the row's own end, where the
+            How many steps each row has; a CuPy array is copied from the GPU, which waits for it. Beyond them y is 0; the final state is that of the row's own end, where the
             reverse direction starts.
         reset : bool of x's shape without the last axis, optional
             True at t: the state that crosses from t-1 to t, in either direction, is replaced by zeros, and its gradient.
@@ -214,7 +227,7 @@ class RecurrentLayer(RecurrentModule):
         h_0, c_0 = (None, None) if state is None else self._split(state, *self._state_shapes(shape[1]))
         options: dict[str, Any] = {}
         if lengths is not None or reset is not None or checkpoint_every is not None:
-            options = checked_options(shape[0], shape[1], lengths, reset, checkpoint_every)
+            options = checked_options(x, shape[0], shape[1], lengths, reset, checkpoint_every)
         return self._run(x, h_0, c_0, return_states, options)
 
     def _rearranged(
@@ -232,11 +245,11 @@ class RecurrentLayer(RecurrentModule):
         lengths, reset = checked_lengths(lengths, steps, *batch), checked_reset(reset, *shape[:-1])
         if not single:
             reset = None if reset is None else reset.T
-            options = checked_options(steps, shape[0], lengths, reset, checkpoint_every)
+            options = checked_options(x, steps, shape[0], lengths, reset, checkpoint_every)
             y, *rest = self._run(x.swapaxes(0, 1), h_0, c_0, return_states, options)
             return y.swapaxes(0, 1), *rest
         reset, h_0, c_0 = (None if a is None else a.reshape((len(a), 1, *a.shape[1:])) for a in (reset, h_0, c_0))
-        options = checked_options(steps, 1, lengths, reset, checkpoint_every)
+        options = checked_options(x, steps, 1, lengths, reset, checkpoint_every)
         y, *rest = self._run(x.reshape(steps, 1, shape[1]), h_0, c_0, return_states, options)
         return y.reshape(steps, y.shape[2]), *(_without_batch(part) for part in rest)
 
@@ -271,6 +284,7 @@ class RecurrentLayer(RecurrentModule):
 
     def _stacked(self, x: Any, h_0: Any, c_0: Any, options: dict[str, Any]) -> Any:
         """All layers in one call of the backend, which may let them work at the same time."""
+        self._beside_weights("x", x)
         options = {name: options[name] for name in ("lengths", "reset") if name in options}
         backend = backend_of(x)
         y, h, c = backend.recurrent_stack(x, h_0, c_0, self._all_packed(), zoneout=self.zoneout, **options)

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastseq import functional
 from fastseq.autograd import Tensor
-from fastseq.backends import backend_of
+from fastseq.backends import backend_of, namespace, placed
 from fastseq.backends.attention_decoder import DecoderWeights
 from fastseq.backends.recurrent import gates_of
 from fastseq.functional import _check
@@ -16,7 +16,7 @@ from fastseq.functional.attention_decoder import CELLS, checked_attention, decod
 from fastseq.functional.decoder_memory import DecoderMemory, checked_memory_lengths, made_ready
 from fastseq.functional.recurrent import checked_lengths
 from fastseq.nn import init
-from fastseq.nn._inputs import checked_dtype, checked_size, real_input
+from fastseq.nn._inputs import checked_dtype, checked_size, real_input, where_the_layer_is
 from fastseq.nn._recurrent import RecurrentModule
 from fastseq.nn.module import Parameter
 from fastseq.runtime import generator
@@ -277,39 +277,43 @@ class AttentionDecoder(RecurrentModule):
     def _last(self, memory: Any, lengths: Any) -> Any:
         """The last step of each row's memory (B, 1, M), zeros where there is none."""
         S, B, M = memory.shape
+        data = _check.data(memory)
         if S == 0:
-            zeros = np.zeros((B, 1, M), self.dtype)
+            zeros = namespace(data).zeros((B, 1, M), self.dtype)
             return Tensor(zeros) if isinstance(memory, Tensor) else zeros
         if lengths is None:
             return memory[-1].reshape((B, 1, M))
-        last = memory[np.maximum(lengths, 1) - 1, np.arange(B)]
+        last = memory[placed(np.maximum(lengths, 1) - 1, data), placed(np.arange(B), data)]
         return functional.where((lengths > 0)[:, None], last, 0.0).reshape((B, 1, M))
 
     def _fed(self, x: Any, memory: DecoderMemory, h_0: Any, c_0: Any, lengths: Any, plain: bool) -> Any:
         """The fused operation."""
         arrays, own = self._weights(self._tables[0][0], True), self._own(True)
         of_all = DecoderWeights(*arrays[:4], *(own[n] for n in ("weight_out", "bias_out", "weight_query", "weight_score")))
-        backend = backend_of(x.data if isinstance(x, Tensor) else x)
+        data = _check.data(x)
+        for name, value in (("x", data), ("memory", _check.data(memory.values))):
+            where_the_layer_is(name, value, arrays[0])
+        backend = backend_of(data)
         packed = backend.attention_decoder_pack(self._cell, of_all, packed=self._packed)
         self.__dict__["_packed"] = packed                   # past __setattr__, whose checks it does not need
         if not plain:
             held, own = self._weights(self._tables[0][0], False), self._own(False)
             of_all = DecoderWeights(*held[:4], *(own[n] for n in ("weight_out", "bias_out", "weight_query", "weight_score")))
         scale = scale_of(self.attention, self.memory_size)
-        return decode(packed, x, memory, of_all, h_0, c_0, scale=scale, lengths=lengths)
+        return decode(packed, x, memory, of_all, h_0, c_0, scale=scale, lengths=None if lengths is None else placed(lengths, data))
 
     def _states(self, x: Any, h_0: Any, c_0: Any, lengths: Any) -> Any:
         """The cell over x, without attention: all states (T, B, H), and the last h and c (B, H)."""
         B, H = x.shape[1], self.hidden_size
         h_0, c_0 = (None if a is None else a.reshape((1, B, H)) for a in (h_0, c_0))
         one = self._recorded_layer if any(isinstance(a, Tensor) for a in (x, h_0, c_0)) else self._layer
-        y, h, c, _ = one(0, x, h_0, c_0, {} if lengths is None else {"lengths": lengths})
+        y, h, c, _ = one(0, x, h_0, c_0, {} if lengths is None else {"lengths": placed(lengths, _check.data(x))})
         return y, h.reshape((B, H)), None if c is None else c.reshape((B, H))
 
     def _plain_decoder(self, x: Any, memory: DecoderMemory, h_0: Any, c_0: Any, lengths: Any) -> Any:
         if self.input_feeding:
             T, B, _ = x.shape
-            fed = memory.values.reshape((1, B, self.memory_size)) + np.zeros((T, 1, 1), self.dtype)
+            fed = memory.values.reshape((1, B, self.memory_size)) + namespace(_check.data(memory.values)).zeros((T, 1, 1), self.dtype)
             x = functional.concatenate([x, fed], axis=2)
         return self._states(x, h_0, c_0, lengths)
 

@@ -8,10 +8,11 @@ import numpy as np
 
 from fastseq import functional
 from fastseq.autograd import Tensor
+from fastseq.backends import placed
 from fastseq.functional import _check
 from fastseq.functional.recurrent import checked_lengths
 from fastseq.nn import init
-from fastseq.nn._inputs import any_real_input, checked_dtype, checked_size, real_input
+from fastseq.nn._inputs import any_real_input, checked_dtype, checked_size, plain_array, real_input
 from fastseq.nn.linear import Linear
 from fastseq.nn.module import Module, Parameter
 from fastseq.runtime import generator
@@ -282,7 +283,8 @@ class AttentionPooling(Module):
             return (y, by_row.sum(axis=2)) if return_weights else y
         W, b = (p if isinstance(h, Tensor) else p.data for p in (self.weight, self.bias))
         q = functional.linear(by_row, W, b, function="tanh")
-        last = q[np.arange(B), np.maximum(lengths, 1) - 1].reshape((B, 1, self.attention_size))
+        data = _check.data(q)
+        last = q[placed(np.arange(B), data), placed(np.maximum(lengths, 1) - 1, data)].reshape((B, 1, self.attention_size))
         y, weights = _dot(last, q, by_row, 1.0, key_lengths=lengths, return_weights=True)
         y = y.reshape((B, H))
         return (y, weights.reshape((B, T))) if return_weights else y
@@ -294,7 +296,7 @@ class AttentionPooling(Module):
 
 def _mask(attn_mask: Any, dtype: np.dtype, full: tuple[int, ...]) -> Any:
     """A mask of bool, or of numbers in the module's dtype."""
-    mask = attn_mask if isinstance(attn_mask, Tensor) else np.asarray(attn_mask)
+    mask = attn_mask if isinstance(attn_mask, Tensor) else plain_array(attn_mask, "attn_mask")
     if mask.ndim > 3 or any(n not in (1, m) for n, m in zip(mask.shape[::-1], full[::-1], strict=False)):
         raise ValueError(f"attn_mask: expected a shape that broadcasts to {full}, got {mask.shape}")
     return real_input(mask, dtype, "attn_mask") if mask.dtype.kind == "f" else mask

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastseq.backends import is_gpu, namespace, placed
 from fastseq.functional import _check
 from fastseq.nn._inputs import checked_size
 from fastseq.nn.module import Module
@@ -106,7 +107,7 @@ class KeyValueCache:
         TypeError, ValueError
             If they are not one axis of integers.
         """
-        indices = np.asarray(_check.data(indices))
+        indices = _check.plain("indices", indices)
         if indices.dtype.kind not in "iu":
             raise TypeError(f"indices: expected integers, got {indices.dtype}")
         if indices.ndim != 1:
@@ -225,6 +226,8 @@ class OwnKeys:
                 f"query: expected {len(self.keys)} rows, as the cache has, got {B}; "
                 "cache.reset() begins anew, cache.reorder(indices) changes the rows"
             )
+        if self.keys is not None and is_gpu(self.keys) is not is_gpu(k):
+            raise ValueError("cache: expected the device that it was filled on, got the other one; cache.reset() begins anew")
         before = np.zeros(B, np.int64) if self.keys is None else self.lengths
         after = before + (T if counts is None else counts)
         most = int(after.max(initial=0))
@@ -236,7 +239,7 @@ class OwnKeys:
         else:
             new = np.arange(T) < (after - before)[:, None]
             row, step = np.nonzero(new)
-            place = before[row] + step
+            row, step, place = (placed(a, k) for a in (row, step, before[row] + step))
             for room, x in ((self.keys, k), (self.values, v)):
                 room.swapaxes(1, 2)[row, place] = x.swapaxes(1, 2)[row, step]
         self.lengths = after
@@ -249,7 +252,7 @@ class OwnKeys:
         size = self.max_length or max(length, 2 * room, 16)
         for name, x in (("keys", k), ("values", v)):
             # Zeros: rows are of unequal lengths, and what is past an end may be multiplied by a weight of zero.
-            grown = np.zeros((*x.shape[:2], size, x.shape[3]), x.dtype)
+            grown = namespace(x).zeros((*x.shape[:2], size, x.shape[3]), x.dtype)
             if room:
                 grown[:, :, :room] = getattr(self, name)
             setattr(self, name, grown)
@@ -260,7 +263,8 @@ class OwnKeys:
 
     def reorder(self, indices: np.ndarray) -> None:
         """Row r becomes what row indices[r] was."""
-        self.keys, self.values, self.lengths = self.keys[indices], self.values[indices], self.lengths[indices]
+        rows = placed(indices, self.keys)
+        self.keys, self.values, self.lengths = self.keys[rows], self.values[rows], self.lengths[indices]
 
 
 class MemoryKeys:
@@ -268,7 +272,8 @@ class MemoryKeys:
 
     def __init__(self, keys: np.ndarray, values: np.ndarray) -> None:
         # Copies: steps read them often, and a head's rows one after the other come faster than views of a joint projection.
-        self.keys, self.values = np.array(keys, order="C"), np.array(values, order="C")
+        own = namespace(keys)
+        self.keys, self.values = own.array(keys, order="C"), own.array(values, order="C")
         self.stale = np.zeros(len(keys), bool)
 
     @property
@@ -278,7 +283,8 @@ class MemoryKeys:
 
     def renew(self, keys: np.ndarray, values: np.ndarray) -> None:
         """Take the keys and values of the stale rows."""
-        self.keys[self.stale], self.values[self.stale] = keys, values
+        rows = placed(self.stale, self.keys)
+        self.keys[rows], self.values[rows] = keys, values
         self.stale[...] = False
 
     def reset(self, rows: Any) -> None:
@@ -287,7 +293,8 @@ class MemoryKeys:
 
     def reorder(self, indices: np.ndarray) -> None:
         """Row r becomes what row indices[r] was."""
-        self.keys, self.values, self.stale = self.keys[indices], self.values[indices], self.stale[indices]
+        rows = placed(indices, self.keys)
+        self.keys, self.values, self.stale = self.keys[rows], self.values[rows], self.stale[indices]
 
 
 def _check_rows(rows: Any, batch: int) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastseq.autograd import Tensor
+from fastseq.backends import is_gpu, mover, namespace, placed, to_cpu
 
 
 class Parameter(Tensor):
@@ -47,7 +48,7 @@ class Parameter(Tensor):
         super().__init__(data, requires_grad=requires_grad)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
-        copied = type(self)(np.array(self.data), self.requires_grad)
+        copied = type(self)(namespace(self.data).array(self.data), self.requires_grad)
         memo[id(self)] = copied
         return copied
 
@@ -112,7 +113,7 @@ class Module:
         for kind, advice in ((Parameter, "change its values with .data[...] = ..."), (Module, "assign another module")):
             if isinstance(held, kind) and not (value is None or isinstance(value, kind)):
                 raise TypeError(f"{name}: expected a {kind.__name__} or None, got {type(value).__name__}; {advice}")
-        if name in self._buffer_names and not isinstance(value, np.ndarray):
+        if name in self._buffer_names and not _is_array(value):
             raise TypeError(f"{name}: expected an array, for it is a buffer, got {type(value).__name__}")
         self.__dict__[name] = value
 
@@ -127,7 +128,7 @@ class Module:
         """
         if "." in name or not name:
             raise ValueError(f"name: expected an attribute name without dots, got {name!r}")
-        if not isinstance(array, np.ndarray):
+        if not _is_array(array):
             raise TypeError(f"array: expected an array, got {type(array).__name__}")
         if hasattr(self, name):
             raise ValueError(f"name: {name!r} is an attribute of this {type(self).__name__} already")
@@ -191,13 +192,13 @@ class Module:
         Returns
         -------
         dict of str to ndarray
-            Copies, under PyTorch's names. A shared Parameter stands under each of its names.
+            NumPy copies, wherever the module is, under PyTorch's names. A shared Parameter stands under each of its names.
         """
         copies: dict[int, np.ndarray] = {}
         state = {}
         for name, array in self._state_arrays():
             if id(array) not in copies:
-                copies[id(array)] = np.array(array)
+                copies[id(array)] = to_cpu(array) if is_gpu(array) else np.array(array)
             state[name] = copies[id(array)]
         return state
 
@@ -209,8 +210,8 @@ class Module:
         Parameters
         ----------
         state : mapping of str to array
-            What `state_dict` gave, or a PyTorch state dict; other real dtypes are converted. One of the names of a
-            shared Parameter is enough.
+            What `state_dict` gave, or a PyTorch state dict; other real dtypes are converted, and values go where the module is.
+            One of the names of a shared Parameter is enough.
         strict : bool
             False passes over names that only one side has.
 
@@ -250,7 +251,7 @@ class Module:
         if problems:
             raise ValueError(f"state for {type(self).__name__}: {'; '.join(problems)}")
         for name, value in values.items():
-            targets[name][...] = value
+            targets[name][...] = placed(value, targets[name])
         for parameter in self.parameters():
             parameter._version += 1
         return report
@@ -333,16 +334,49 @@ class Module:
             parameter.requires_grad = bool(requires_grad)
         return self
 
-    def to(self, device: str) -> Module:
-        """Move parameters and buffers to a device; returns the module.
+    def to(self, device: Any) -> Module:
+        """Move parameters, their gradients and buffers to a device; returns the module.
+
+        On "cuda" the module takes CuPy arrays, and gives them. The Parameters stay the same objects, so that an optimiser goes on with
+        them; its own arrays follow at its next step. State dicts and files are NumPy's wherever the module is. Streams and caches that
+        were made before stay where they are.
+
+        Parameters
+        ----------
+        device : "cpu", "cuda", or CuPy's current device
+            To use another of several GPUs, make it CuPy's current one first.
 
         Raises
         ------
         ValueError
-            For anything but "cpu": this version computes there only.
+            For another device.
+        ImportError, RuntimeError
+            If CuPy is not installed, or there is no GPU that it can use. Nothing has moved then, nor where memory runs out on the way.
+
+        Examples
+        --------
+        >>> import fastseq as fs
+        >>> layer = fs.nn.Linear(3, 2)
+        >>> layer.to("cpu") is layer
+        True
         """
-        if device != "cpu":
-            raise ValueError(f'device: expected "cpu", the only one that this version computes on, got {device!r}')
+        move = mover(device)
+        parameters = list(self.parameters())
+        arrays: dict[int, Any] = {}  # by what they are made of, so that what was one array stays one
+        for array in (*(p.data for p in parameters), *self.buffers()):
+            if id(array) not in arrays:
+                arrays[id(array)] = array, move(array)
+        grads = [_moved_gradient(p.grad, arrays[id(p.data)][1]) for p in parameters]
+        for parameter, grad in zip(parameters, grads, strict=True):
+            held, moved = arrays[id(parameter.data)]
+            if moved is not held:
+                parameter.data, parameter._version = moved, parameter._version + 1
+            parameter.grad = grad
+        for module in self.modules():
+            for name in module._buffer_names:
+                module.__dict__[name] = arrays[id(module.__dict__[name])][1]
+            for name in module._transient:
+                module.__dict__.pop(name, None)
         return self
 
     # ------------------------------------------------------------------ copies and text
@@ -381,10 +415,19 @@ def _walk(
         yield from _walk(child, _join(path, name), seen, (*above, id(module)))
 
 
+def _is_array(x: Any) -> bool:
+    return isinstance(x, np.ndarray) or is_gpu(x)
+
+
+def _moved_gradient(grad: Any, data: Any) -> Any:
+    """A parameter's gradient where its array is."""
+    return grad.placed(data) if hasattr(grad, "placed") else None if grad is None else placed(grad, data)
+
+
 def _state_value(name: str, value: Any, target: np.ndarray) -> np.ndarray:
-    """The numbers in `value` as an array of the target's dtype."""
+    """The numbers in `value` as a NumPy array of the target's dtype."""
     try:
-        array = value.data if isinstance(value, Tensor) else np.asarray(value)
+        array = np.asarray(to_cpu(value.data if isinstance(value, Tensor) else value))
     except (TypeError, ValueError, RuntimeError) as error:  # lists of unequal lengths, PyTorch's bfloat16
         raise TypeError(
             f"{name}: expected an array of {target.dtype}, got a {type(value).__name__} that is none ({error})"
@@ -404,7 +447,7 @@ def _disagreements(values: dict[str, np.ndarray], targets: dict[str, np.ndarray]
         other = first.setdefault(id(target), name)
         if value.shape != target.shape:
             problems.append(f"{name}: expected shape {target.shape}, got {value.shape}")
-        elif not target.flags.writeable:
+        elif not getattr(target.flags, "writeable", True):  # a CuPy array always is
             problems.append(f"{name}: the module's own array is read-only")
         elif other != name and not np.array_equal(values[other], value, equal_nan=True):
             problems.append(

@@ -8,9 +8,10 @@ import numpy as np
 
 from fastseq import functional
 from fastseq.autograd import Tensor, is_recording
+from fastseq.backends import namespace, placed, to_cpu
 from fastseq.functional import _check
 from fastseq.nn import init
-from fastseq.nn._inputs import checked_dtype, checked_flag, checked_size, real_input
+from fastseq.nn._inputs import checked_dtype, checked_flag, checked_size, plain_array, real_input
 from fastseq.nn._masks import row_lengths, visible
 from fastseq.nn.cache import CachingModule, KeyValueCache, MemoryKeys
 from fastseq.nn.linear import Linear
@@ -198,7 +199,7 @@ class MultiheadAttention(CachingModule):
         if single:
             query, key, value = self._batched(query, key, value)
             if key_padding_mask is not None:
-                key_padding_mask = key_padding_mask if isinstance(key_padding_mask, Tensor) else np.asarray(key_padding_mask)
+                key_padding_mask = key_padding_mask if isinstance(key_padding_mask, Tensor) else plain_array(key_padding_mask, "key_padding_mask")
                 key_padding_mask = key_padding_mask.reshape((1, -1))
         if cache is not None:
             output, weights = self._cached(query, key, value, key_padding_mask, attn_mask, is_causal, cache, need_weights)
@@ -300,7 +301,8 @@ class MultiheadAttention(CachingModule):
 
     def _with_added(self, x: Any, bias: Any) -> Any:
         """Keys or values (B, heads, Tk, D), followed by the learned one and by zeros where the layer has them."""
-        parts, zeros = [x], np.zeros((x.shape[0], self.num_heads, 1, self.head_dim), self.dtype)
+        own = namespace(x.data if isinstance(x, Tensor) else x)
+        parts, zeros = [x], own.zeros((x.shape[0], self.num_heads, 1, self.head_dim), self.dtype)
         if bias is not None:
             one = (bias if isinstance(x, Tensor) else bias.data).reshape((1, self.num_heads, 1, self.head_dim))
             parts.append(functional.add(one, zeros))
@@ -355,7 +357,7 @@ class MultiheadAttention(CachingModule):
     def _counts(self, padding: Any, shape: tuple[int, ...]) -> np.ndarray | None:
         """How many of the new positions each row has; None where it has all."""
         B, _, T, _ = shape
-        padding = np.asarray(padding)
+        padding = to_cpu(plain_array(padding, "key_padding_mask"))
         if padding.dtype != bool or padding.shape != (B, T):
             raise ValueError(f"key_padding_mask: expected bool of shape ({B}, {T}), got {padding.dtype} of shape {padding.shape}")
         counts = row_lengths(padding)
@@ -378,7 +380,8 @@ class MultiheadAttention(CachingModule):
             return {"attn_mask": mask, "key_lengths": lengths, "is_causal": True, "causal_offset": offset}
         sees = np.arange(Tk) <= before[:, None, None, None] + np.arange(T)[:, None]
         if mask is not None:
-            sees = sees & mask if mask.dtype == bool else np.where(sees, mask, self.dtype.type(-np.inf))
+            sees = placed(sees, mask)
+            sees = sees & mask if mask.dtype == bool else namespace(mask).where(sees, mask, self.dtype.type(-np.inf))
         return {"attn_mask": sees, "key_lengths": lengths}
 
     def _memory(self, query: np.ndarray, key: Any, value: Any, cache: KeyValueCache) -> tuple[np.ndarray, MemoryKeys]:
@@ -400,7 +403,8 @@ class MultiheadAttention(CachingModule):
                 "cache.reset() begins anew, and rows that do so alone are padded to that length"
             )
         if part.stale.any():
-            rows = (part.stale,) if self.batch_first else (slice(None), part.stale)
+            stale = placed(part.stale, key)
+            rows = (stale,) if self.batch_first else (slice(None), stale)
             some, fresh = key[rows], value[rows] if value is not key else None
             q, k, v = self._projected(query[rows], some, some if fresh is None else fresh)
             part.renew(self._heads(k), self._heads(v))

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastseq import functional
 from fastseq.autograd import Tensor
+from fastseq.backends import placed
 from fastseq.functional import _check
 from fastseq.nn import init
 from fastseq.nn._inputs import checked_dtype, checked_flag, checked_size, real_input
@@ -42,7 +43,7 @@ class _Positions(Module):
 
 def _positions(T: int, offset: Any, batch: tuple[int, ...]) -> np.ndarray:
     """offset + 0, 1, ..., T - 1: (T,), or (B, T) where each row has its own offset."""
-    offset = np.asarray(_check.data(offset))
+    offset = _check.plain("offset", offset)
     if offset.dtype.kind not in "iu":
         raise TypeError(f"offset: expected integers, got {offset.dtype}")
     if offset.shape not in ((), batch):
@@ -92,7 +93,7 @@ class SinusoidalPositionalEncoding(_Positions):
     """
 
     _transient = ("_table",)
-    _table: np.ndarray | None = None
+    _table: Any = None
 
     def __init__(
         self, d_model: int, dropout: float = 0.0, batch_first: bool = False, *, base: float = 10000.0, dtype: Any = np.float32, rng: Any = None
@@ -107,18 +108,18 @@ class SinusoidalPositionalEncoding(_Positions):
         offset: an integer, or (B,) of them, such as a `KeyValueCache`'s `lengths`.
         """
         x = self._door(x, self.d_model)
-        at = self._at(x.shape, offset)
-        return self.dropout(functional.add(x, self._rows(int(at.max(initial=0)) + 1)[at]))
+        at, data = self._at(x.shape, offset), _check.data(x)
+        return self.dropout(functional.add(x, self._rows(int(at.max(initial=0)) + 1, data)[placed(at, data)]))
 
-    def _rows(self, length: int) -> np.ndarray:
-        """The encodings of positions 0, 1, ..., at least `length` of them; kept for the next call."""
+    def _rows(self, length: int, x: Any) -> Any:
+        """The encodings of positions 0, 1, ..., at least `length` of them, where x is; kept for the next call."""
         table = self._table
-        if table is None or len(table) < length:
+        if table is None or len(table) < length or type(table) is not type(x):
             E, size = self.d_model, max(length, 2 * (0 if table is None else len(table)))
             angles = _angles(np.arange(size), (E + 1) // 2, E, self.base)
             table = np.empty((size, E), self.dtype)
             table[:, 0::2], table[:, 1::2] = np.sin(angles), np.cos(angles[:, : E // 2])
-            self._table = table
+            self._table = table = placed(table, x)
         return table
 
     def extra_repr(self) -> str:
@@ -169,7 +170,7 @@ class LearnedPositionalEncoding(_Positions):
         offset: an integer, or (B,) of them, such as a `KeyValueCache`'s `lengths`.
         """
         x = self._door(x, self.d_model)
-        at = _inside(self._at(x.shape, offset), self.max_length)
+        at = placed(_inside(self._at(x.shape, offset), self.max_length), self.weight.data)
         return self.dropout(functional.add(x, functional.embedding(at, self.weight if isinstance(x, Tensor) else self.weight.data)))
 
     def extra_repr(self) -> str:
@@ -208,7 +209,7 @@ class OneHotPositionalEncoding(_Positions):
         x = self._door(x, None)
         at = _inside(self._at(x.shape, offset), self.max_length)
         ones = np.eye(self.max_length, dtype=self.dtype)[np.broadcast_to(at, x.shape[:-1])]
-        return functional.concatenate([x, ones], axis=-1)
+        return functional.concatenate([x, placed(ones, _check.data(x))], axis=-1)
 
     def extra_repr(self) -> str:
         """The length, and the option that is not the default."""
@@ -248,7 +249,7 @@ class RotaryEmbedding(Module):
     """
 
     _transient = ("_tables",)
-    _tables: tuple[np.ndarray, np.ndarray] | None = None
+    _tables: tuple[Any, Any] | None = None
 
     def __init__(self, head_dim: int, base: float = 10000.0, interleaved: bool = True, *, dtype: Any = np.float32) -> None:
         self.head_dim = checked_size("head_dim", head_dim)
@@ -267,16 +268,18 @@ class RotaryEmbedding(Module):
         at = _positions(x.shape[-2], offset, x.shape[:1] if len(x.shape) > 2 else ())
         if at.ndim == 2:
             at = at.reshape((len(at), *(1,) * (len(x.shape) - 3), at.shape[1]))
-        cos, sin = self._rows(int(at.max(initial=0)) + 1)
+        data = _check.data(x)
+        cos, sin = self._rows(int(at.max(initial=0)) + 1, data)
+        at = placed(at, data)
         return functional.rotary_embedding(x, cos[at], sin[at], interleaved=self.interleaved)
 
-    def _rows(self, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Cosines and sines of positions 0, 1, ..., at least `length` of them; kept for the next call."""
+    def _rows(self, length: int, x: Any) -> tuple[Any, Any]:
+        """Cosines and sines of positions 0, 1, ..., at least `length` of them, where x is; kept for the next call."""
         tables = self._tables
-        if tables is None or len(tables[0]) < length:
+        if tables is None or len(tables[0]) < length or type(tables[0]) is not type(x):
             size = max(length, 2 * (0 if tables is None else len(tables[0])))
             angles = _angles(np.arange(size), self.head_dim // 2, self.head_dim, self.base)
-            self._tables = tables = (np.cos(angles).astype(self.dtype), np.sin(angles).astype(self.dtype))
+            self._tables = tables = (placed(np.cos(angles).astype(self.dtype), x), placed(np.sin(angles).astype(self.dtype), x))
         return tables
 
     def extra_repr(self) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fastseq.backends import to_cpu
 from fastseq.nn.module import Module, Parameter
 
 _FORMAT = 1
@@ -112,7 +113,7 @@ def _distinct(module: Module) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             shared[name] = first[id(array)]
         else:
             first[id(array)] = name
-            arrays[name] = np.asarray(array, order="C")
+            arrays[name] = np.asarray(to_cpu(array), order="C")
     return arrays, shared
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastseq.backends import backend_of
+from fastseq.backends import backend_of, namespace
 from fastseq.optim.optimizer import Optimizer, checked_at_least, every_row
 
 
@@ -62,7 +62,7 @@ class Adagrad(Optimizer):
         self, array: np.ndarray, gradient: np.ndarray, rows: np.ndarray | None, state: dict[str, Any], group: dict[str, Any]
     ) -> None:
         if "sum" not in state:
-            state.update(step=0, sum=np.full_like(array, group["initial_accumulator_value"]))
+            state.update(step=0, sum=namespace(array).full_like(array, group["initial_accumulator_value"]))
         state["step"] += 1
         backend_of(array).adagrad(
             array,

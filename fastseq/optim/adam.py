@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastseq.backends import backend_of
+from fastseq.backends import backend_of, namespace
 from fastseq.optim.optimizer import Optimizer, checked_at_least
 
 
@@ -173,7 +173,8 @@ class SparseAdam(Optimizer):
 def _count(state: dict[str, Any], array: np.ndarray) -> None:
     """One step more; running means that start at zero."""
     if "exp_avg" not in state:
-        state.update(step=0, exp_avg=np.zeros_like(array), exp_avg_sq=np.zeros_like(array))
+        own = namespace(array)
+        state.update(step=0, exp_avg=own.zeros_like(array), exp_avg_sq=own.zeros_like(array))
     state["step"] += 1
 
 

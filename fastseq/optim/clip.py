@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from fastseq.autograd import Tensor
-from fastseq.backends import backend_of
+from fastseq.backends import backend_of, is_gpu, namespace
 from fastseq.optim.optimizer import checked_at_least
 from fastseq.sparse import RowGradient
 
@@ -39,7 +39,9 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float:
     """
     checked_at_least("max_norm", max_norm)
     gradients = _own_gradients(params)
-    norm = math.sqrt(sum(backend_of(g).sum_squares(g) for g in gradients))
+    # All gradients of one kind in one call: on a GPU their sum is read once, not that of each.
+    kinds = [[g for g in gradients if is_gpu(g) is on_gpu] for on_gpu in (False, True)]
+    norm = math.sqrt(sum(backend_of(*each).sum_squares(*each) for each in kinds if each))
     if norm > max_norm:
         factor = max_norm / (norm + 1e-6)
         for g in gradients:
@@ -64,7 +66,7 @@ def clip_grad_value(params: Iterable[Tensor], clip_value: float) -> None:
     """
     checked_at_least("clip_value", clip_value)
     for g in _own_gradients(params):
-        np.clip(g, -clip_value, clip_value, out=g)
+        g.clip(-clip_value, clip_value, out=g)
 
 
 def _own_gradients(params: Iterable[Tensor]) -> list[np.ndarray]:
@@ -76,7 +78,7 @@ def _own_gradients(params: Iterable[Tensor]) -> list[np.ndarray]:
         if isinstance(p.grad, RowGradient):
             gradients.append(p.grad.values)
             continue
-        if not (p.grad.flags.c_contiguous and p.grad.flags.writeable):
-            p.grad = np.array(p.grad, order="C")
+        if not (p.grad.flags.c_contiguous and getattr(p.grad.flags, "writeable", True)):
+            p.grad = namespace(p.grad).array(p.grad, order="C")
         gradients.append(p.grad)
     return gradients

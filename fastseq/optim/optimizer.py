@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastseq.autograd import Tensor
+from fastseq.backends import is_gpu, placed, to_cpu
 from fastseq.sparse import RowGradient
 
 _FLOATS = (np.float32, np.float64)
@@ -98,7 +99,11 @@ class Optimizer:
         for group, parameter in work:
             by_rows = isinstance(parameter.grad, RowGradient)
             rows, gradient = (parameter.grad.rows, parameter.grad.values) if by_rows else (None, parameter.grad)
-            self._update(parameter.data, gradient, rows, self._state.setdefault(parameter, {}), group)
+            state = self._state.setdefault(parameter, {})
+            for name in self._arrays:  # a module that has moved has taken its Parameters along
+                if name in state and type(state[name]) is not type(parameter.data):
+                    state[name] = placed(state[name], parameter.data)
+            self._update(parameter.data, gradient, rows, state, group)
             parameter._version += 1
 
     def _check(self, options: dict[str, Any]) -> None:
@@ -124,7 +129,7 @@ class Optimizer:
         -------
         dict
             ``{"state": {position: {...}}, "param_groups": [...]}`` in PyTorch's layout, parameters replaced by their
-            positions, arrays copied.
+            positions, arrays copied: NumPy's, wherever the parameters are.
         """
         state, groups, position = {}, [], 0
         for group in self.param_groups:
@@ -134,7 +139,7 @@ class Optimizer:
             for i, parameter in zip(positions, group["params"], strict=True):
                 kept = self._state.get(parameter)
                 if kept:
-                    state[i] = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in kept.items()}
+                    state[i] = {k: v.copy() if isinstance(v, np.ndarray) else to_cpu(v) for k, v in kept.items()}
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -177,10 +182,10 @@ class Optimizer:
         for name in self._arrays:
             if entry.get(name) is None:
                 continue
-            array = np.asarray(entry[name]).astype(parameter.data.dtype)
+            array = np.asarray(to_cpu(entry[name])).astype(parameter.data.dtype)
             if array.shape != parameter.data.shape:
                 raise ValueError(f"state[{position}]: {name}: expected shape {parameter.data.shape}, got {array.shape}")
-            result[name] = array
+            result[name] = placed(array, parameter.data)
         return result
 
     def __repr__(self) -> str:
@@ -204,14 +209,18 @@ def every_row(who: str) -> str:
 
 
 def _check_gradient(parameter: Tensor) -> None:
-    gradient, data = parameter.grad, parameter.data
-    if not isinstance(gradient, (np.ndarray, RowGradient)):
+    gradient: Any = parameter.grad
+    data = parameter.data
+    if not (isinstance(gradient, (np.ndarray, RowGradient)) or is_gpu(gradient)):
         raise TypeError(f"grad: expected an array, got {type(gradient).__name__}")
+    if is_gpu(gradient.values if isinstance(gradient, RowGradient) else gradient) is not is_gpu(data):
+        wanted, came = ("CuPy", "NumPy") if is_gpu(data) else ("NumPy", "CuPy")
+        raise TypeError(f"grad: expected a {wanted} array, as the parameter is, got a {came} array")
     if gradient.shape != data.shape or gradient.dtype != data.dtype:
         raise ValueError(
             f"grad: expected {data.dtype} of shape {data.shape}, got {gradient.dtype} of shape {gradient.shape}"
         )
-    if not data.flags.writeable:
+    if not getattr(data.flags, "writeable", True):  # a CuPy array always is
         raise ValueError(f"data: expected an array that can be changed, got a read-only one of shape {data.shape}")
 
 

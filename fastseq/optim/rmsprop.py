@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastseq.backends import backend_of
+from fastseq.backends import backend_of, namespace
 from fastseq.optim.optimizer import Optimizer, checked_at_least
 
 
@@ -66,7 +66,7 @@ class RMSprop(Optimizer):
         names = ["square_avg", *["momentum_buffer"] * bool(group["momentum"]), *["grad_avg"] * bool(group["centered"])]
         for name in names:
             if name not in state:
-                state[name] = np.zeros_like(array)
+                state[name] = namespace(array).zeros_like(array)
         backend_of(array).rmsprop(
             array,
             state["square_avg"],

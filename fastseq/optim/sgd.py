@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastseq.backends import backend_of
+from fastseq.backends import backend_of, namespace
 from fastseq.optim.optimizer import Optimizer, checked_at_least, every_row
 
 
@@ -58,7 +58,7 @@ class SGD(Optimizer):
     ) -> None:
         first = group["momentum"] != 0 and "momentum_buffer" not in state
         if first:
-            state["momentum_buffer"] = np.empty_like(array)
+            state["momentum_buffer"] = namespace(array).empty_like(array)
         velocity = state["momentum_buffer"] if group["momentum"] else None
         backend_of(array).sgd(
             array,
