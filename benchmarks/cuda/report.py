@@ -28,9 +28,9 @@ def table(rows: Iterable[Row]) -> Iterator[str]:
             ways = "; ".join(f"{name} {1e6 * s:,.1f}" for name, s in row["ways"].items()) if len(row["ways"]) > 1 else row["way"]
             yield f"| {row['case']} | - | {_us(row['theirs'])} | - | {_share(row, 'theirs')} | {_target(row)} | {ways} |"
         else:
-            reached = "" if row["target"] is None or ratio(row) >= row["target"] else "not reached"
+            words = [f"beside {row['way']}" if row.get("chosen") else "", "not reached" if row["target"] is not None and ratio(row) < row["target"] else ""]
             yield (f"| {row['case']} | {_us(row['ours'])} | {_us(row['theirs'])} | {ratio(row):.2f} | {_share(row, 'ours')} | {_target(row)} | "
-                   f"{reached} |")
+                   f"{', '.join(filter(None, words))} |")
 
 
 def summary(rows: Iterable[Row]) -> Iterator[str]:

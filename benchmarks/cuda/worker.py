@@ -85,7 +85,7 @@ def contest(device: Any, case: Case) -> Row:
     device.release()
     way = fastest(device, ways, before)
     found = medians(device, {"fastseq": ours, "PyTorch": ways[way]}, before)
-    return {"ours": found["fastseq"], "theirs": found["PyTorch"], "way": way, "errors": mine, "their_errors": off}
+    return {"ours": found["fastseq"], "theirs": found["PyTorch"], "way": way, "chosen": len(ways) > 1, "errors": mine, "their_errors": off}
 
 
 class Watched:
