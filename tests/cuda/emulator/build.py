@@ -1,6 +1,6 @@
 """CUDA sources on the CPU: what NVRTC and the driver do for a module, done by g++ and `runtime.cpp`.
 
-A source is compiled with `emulator.h` before it and `launch.h` behind it, and kept in `$FASTSEQ_EMULATOR_CACHE`, or a folder of the
+A source is compiled behind `emulator.h` and kept in `$FASTSEQ_EMULATOR_CACHE`, or a folder of the
 system's temporary one, under the hash of everything that it came from.
 
 Under AddressSanitizer, which sees reads and writes outside of arrays and of shared memory::
@@ -138,12 +138,14 @@ class Module:
     """The kernels of a source."""
 
     def __init__(self, text, options):
-        macros = [o for o in options if o.startswith("-D")]
-        shown = _gxx(["-std=c++17", "-E", "-P", "-xc++", f"-I{HERE}", *macros, "-DFSQ_EMULATED", "-DEMU_FIND_KERNELS", "-include", "emulator.h", "-"], text)
+        # Behind emulator.h, not on the command line: the header's own names are not a kernel's macros.
+        macros = "".join(f"#define {o[2:].replace('=', ' ', 1) if '=' in o else o[2:] + ' 1'}\n" for o in options if o.startswith("-D"))
+        text = f'{macros}#line 1 "kernel.cu"\n{text}'
+        shown = _gxx(["-std=c++17", "-E", "-P", "-xc++", f"-I{HERE}", "-DFSQ_EMULATED", "-DEMU_FIND_KERNELS", "-include", "emulator.h", "-"], text)
         found = {m["name"]: m["bounds"] or "0" for m in _KERNEL.finditer(shown)}
         launchers = "".join(f"EMU_KERNEL({name}, {bounds})\n" for name, bounds in found.items())
-        whole = f'#line 1 "kernel.cu"\n{text}\n#include "launch.h"\n{launchers}'
+        whole = f"{text}\n{launchers}"
         _runtime()
-        path = compiled("kernel", whole, [*macros, "-DFSQ_EMULATED", "-include", "emulator.h"])
+        path = compiled("kernel", whole, ["-DFSQ_EMULATED", "-include", "emulator.h"])
         library = ctypes.PyDLL(str(path))
         self.kernels = {name: Kernel(library, name) for name in found}

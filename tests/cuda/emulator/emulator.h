@@ -1,5 +1,6 @@
 // CUDA C++ for g++: included before a kernel's source, which then is C++17 that runs on the CPU. Only what the kernels use is here.
 #pragma once
+#include "launch.h"
 #include "runtime.h"
 
 #define __device__

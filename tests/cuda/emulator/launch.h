@@ -1,4 +1,4 @@
-// What build.py appends to a kernel's source: from a pointer to the kernel, its parameters and a call with arguments by address.
+// What build.py puts behind a kernel's source, EMU_KERNEL(its name, its bounds): from a pointer to the kernel, its parameters and a call with arguments by address.
 #pragma once
 
 namespace emu {

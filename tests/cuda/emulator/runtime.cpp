@@ -25,6 +25,12 @@ constexpr unsigned char POISON = 0xff;  // a NaN in every float format, -1 in wh
 
 struct Block;
 
+struct Copy {
+    void *to;
+    const void *from;
+    int size, read, group;
+};
+
 struct Fiber : emu::Self {
     Context context;
     Stack stack;
@@ -39,6 +45,8 @@ struct Fiber : emu::Self {
     void *finish_context;
     int vote_result;
     bool alive;
+    std::vector<Copy> copies;  // that have not been waited for
+    int groups;                // committed so far
 };
 
 struct Queue {
@@ -228,6 +236,8 @@ void start(size_t slot, unsigned x, unsigned y, unsigned z, size_t first_fiber) 
         fiber->waits = nullptr;
         fiber->mask = 0;
         fiber->alive = true;
+        fiber->copies.clear();
+        fiber->groups = 0;
         fiber->context = context_make(fiber->stack, body);
         Warp &warp = block->warp[i / 32];
         if (i % 32 == 0) warp.alive = warp.arrived = 0;
@@ -342,6 +352,33 @@ void emu::emu_poll(const char *name) {
 }
 
 void emu::emu_progress(void) { polls = 0; }
+
+void emu::emu_check_shared(const char *name, const void *p, unsigned size, unsigned alignment) {
+    const unsigned char *address = static_cast<const unsigned char *>(p), *low = emu_self->shared;
+    if (address < low || address + size > low + launch->shared)
+        emu_fail("%s: byte %ld is not in the %llu bytes of shared memory", name, long(address - low), launch->shared);
+    if (reinterpret_cast<uintptr_t>(address) % alignment) emu_fail("%s: byte %ld of shared memory is not a multiple of %u", name, long(address - low), alignment);
+}
+
+void emu::emu_copy(const char *name, void *to, const void *from, int size, int read) {
+    emu_check_shared(name, to, unsigned(size), unsigned(size));
+    if (read < 0 || read > size) emu_fail("%s: %d bytes to be read", name, read);
+    if (reinterpret_cast<uintptr_t>(from) % unsigned(size)) emu_fail("%s: %p is not a multiple of %d", name, from, size);
+    self()->copies.push_back({to, from, size, read, self()->groups});
+}
+
+void emu::emu_copy_commit(void) { self()->groups++; }
+
+void emu::emu_copy_wait(int but_last) {
+    Fiber *fiber = self();
+    size_t done = 0;
+    for (; done < fiber->copies.size() && fiber->copies[done].group < fiber->groups - but_last; done++) {
+        const Copy &copy = fiber->copies[done];
+        memcpy(copy.to, copy.from, size_t(copy.read));
+        memset(static_cast<unsigned char *>(copy.to) + copy.read, 0, size_t(copy.size - copy.read));
+    }
+    fiber->copies.erase(fiber->copies.begin(), fiber->copies.begin() + long(done));
+}
 
 void emu::emu_fail(const char *format, ...) {
     char text[1024], who[128] = "";

@@ -38,6 +38,11 @@ void emu_warp(const char *name, unsigned mask, const void *deposit, void *result
 int emu_barrier(const char *name, int id, int threads, int waits, int vote, int value);
 void emu_poll(const char *name);  // lets all others run before a value is read that they may be about to write
 void emu_progress(void);          // a value was written that others may wait for
+// Asynchronous copies: done when their group is waited for, so that shared memory that is read before is still what it was.
+void emu_copy(const char *name, void *to, const void *from, int size, int read);
+void emu_copy_commit(void);
+void emu_copy_wait(int but_last);  // groups
+void emu_check_shared(const char *name, const void *p, unsigned size, unsigned alignment);
 void emu_fail(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
 const char *emu_run(const Launch *launch);  // null, or what went wrong

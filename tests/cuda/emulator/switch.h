@@ -55,7 +55,7 @@ asm(".text\n.type emu_switch, @function\nemu_switch:\n"
     "popq %r15\npopq %r14\npopq %r13\npopq %r12\npopq %rbx\npopq %rbp\nret\n.size emu_switch, . - emu_switch\n");
 
 static inline Context context_make(const Stack &stack, void (*body)()) {
-    void **top = reinterpret_cast<void **>(stack.low + stack.bytes) - 2;  // at body's entry the stack is 8 below a multiple of 16
+    void **top = reinterpret_cast<void **>(stack.low + stack.bytes) - 1;  // at body's entry the stack is 8 below a multiple of 16
     *top = nullptr;
     *--top = reinterpret_cast<void *>(body);
     for (int i = 0; i < 6; i++) *--top = nullptr;
