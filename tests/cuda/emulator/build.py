@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 ASAN = os.environ.get("FASTSEQ_CUDA_ASAN") == "1"
 _HEADERS = ("types.h", "math.h", "runtime.h", "emulator.h", "launch.h", "switch.h", "runtime.cpp")
 # -ffp-contract=fast: nvcc too fuses a product into the sum that it feeds
-_FLAGS = ["-std=c++17", "-O1", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-fno-exceptions", "-fno-rtti", "-w"]
+_FLAGS = ["-std=c++17", "-O1", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-fstack-clash-protection", "-fno-exceptions", "-fno-rtti", "-w"]
 _KERNEL = re.compile(
     r'extern\s*"C"\s*__global__\s*(?:void\s*)?(?:__launch_bounds__\s*\((?P<bounds>(?:[^()]|\([^()]*\))*)\)\s*)?(?:void\s+)?(?P<name>\w+)\s*\('
 )
