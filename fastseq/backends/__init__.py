@@ -57,7 +57,7 @@ def _other(arrays: tuple[Any, ...]) -> ModuleType:
     """The backend where not all arrays are NumPy's."""
     on_gpu = [is_gpu(array) for array in arrays]
     if all(on_gpu):
-        return cuda()
+        return _cuda()
     for array, gpu in zip(arrays, on_gpu, strict=True):
         if not gpu and not isinstance(array, _NumPy):
             raise TypeError(foreign(array))
@@ -97,7 +97,7 @@ def foreign(x: Any) -> str:
     return f"expected a NumPy array, got {kind}"
 
 
-def cuda() -> ModuleType:
+def _cuda() -> ModuleType:
     """The backend for CuPy arrays, imported at the first call.
 
     Raises
@@ -132,10 +132,10 @@ def _loaded() -> Any:
 
 
 def to_gpu(x: Any) -> Any:
-    """The array on the current device: itself where it is there already; errors as in `cuda`."""
+    """The array on the current device: itself where it is there already; errors as in `_cuda`."""
     if is_gpu(x):
         return x
-    cuda()
+    _cuda()
     return sys.modules["cupy"].asarray(x)
 
 
@@ -145,14 +145,14 @@ def to_cpu(x: Any) -> Any:
 
 
 def mover(device: Any) -> Callable[[Any], Any]:
-    """What moves an array to a device: "cpu", "cuda", or CuPy's current device; errors as in `cuda`, and ValueError for another device."""
+    """What moves an array to a device: "cpu", "cuda", or CuPy's current device; errors as in `_cuda`, and ValueError for another device."""
     if device == "cpu":
         return to_cpu
     wanted = f"cuda:{device.id}" if type(device).__module__.partition(".")[0] == "cupy" and hasattr(device, "id") else device
     kind, _, number = wanted.partition(":") if isinstance(wanted, str) else ("", "", "")
     if kind != "cuda" or not (number.isdecimal() or wanted == "cuda"):
         raise ValueError(f'device: expected "cpu" or "cuda", got {device!r}')
-    cuda()
+    _cuda()
     current = _loaded().current()
     if number and int(number) != current:
         raise ValueError(f"device: expected CuPy's current device, {current}, got {wanted}; with cupy.cuda.Device({number}): makes that one current")

@@ -7,6 +7,8 @@ return a number to Python. Results are the same in every run: sums have one orde
 
 from __future__ import annotations
 
+from fastseq.backends.cuda_additive import additive_attention_backward as additive_attention_backward
+from fastseq.backends.cuda_additive import additive_attention_forward as additive_attention_forward
 from fastseq.backends.cuda_attention import attention_backward as attention_backward
 from fastseq.backends.cuda_attention import attention_forward as attention_forward
 from fastseq.backends.cuda_pointwise import dropout as dropout

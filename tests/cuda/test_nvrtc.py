@@ -13,6 +13,9 @@ if library_path() is None:
 ARCHITECTURES = ("sm_80", "sm_90")
 # (file, macros, whether registers may spill). A new kernel gets a line for each kind of macros that its code depends on.
 TABLE = [
+    ("additive_attention.cu", "REAL=float QUERIES_OF_THREAD=2 QUERIES_OF_WARP=8", False),
+    ("additive_attention.cu", "REAL=float QUERIES_OF_THREAD=4 QUERIES_OF_WARP=16", True),
+    ("additive_attention.cu", "REAL=double QUERIES_OF_THREAD=2 QUERIES_OF_WARP=16", True),
     ("attention_backward.cu", "REAL=float", False),
     ("attention_backward.cu", "REAL=double", True),
     ("attention_forward.cu", "REAL=float", False),

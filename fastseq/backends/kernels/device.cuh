@@ -367,3 +367,15 @@ __device__ __forceinline__ void bar_arrive(int id, int threads) {
     emu::emu_barrier("bar_arrive", id, threads, 0, emu::SYNC, 0);
 #endif
 }
+
+// 1 / x within one unit of the last place, for 2^-126 <= |x| <= 2^126; subnormal numbers count as 0 (rcp.approx.ftz.f32).
+__device__ __forceinline__ float reciprocal(float x) {
+#ifdef FSQ_EMULATED
+    return 1.0f / x;
+#else
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+#endif
+}
+__device__ __forceinline__ double reciprocal(double x) { return 1.0 / x; }

@@ -69,10 +69,11 @@ def _product(transa, transb, m, n, k, alpha, a, kind_a, lda, b, kind_b, ldb, bet
         return
     out = _matrix(c, kind_c, m, n, ldc, "C")
     total = np.zeros((m, n), out.dtype if kind_c != 14 else np.float32)
-    if k:
-        total = alpha * (_operand(a, kind_a, transa, m, k, lda, compute, "A") @ _operand(b, kind_b, transb, k, n, ldb, compute, "B"))
-    if beta != 0:
-        total = total + beta * (out if kind_c != 14 else (out.astype(np.uint32) << 16).view(np.float32))
+    with np.errstate(all="ignore"):  # cuBLAS says nothing of NaN and infinities
+        if k:
+            total = alpha * (_operand(a, kind_a, transa, m, k, lda, compute, "A") @ _operand(b, kind_b, transb, k, n, ldb, compute, "B"))
+        if beta != 0:
+            total = total + beta * (out if kind_c != 14 else (out.astype(np.uint32) << 16).view(np.float32))
     out[...] = total if kind_c != 14 else (bf16(total).view(np.uint32) >> 16).astype(np.uint16)
 
 
