@@ -277,6 +277,14 @@ void on_signal(int number, siginfo_t *info, void *) {
     raise(number);
 }
 
+#ifdef EMU_ASAN
+void on_report(const char *report) {  // the kernel goes on, and the launch then fails
+    const char *begin = strstr(report, "ERROR: ");
+    if (!failed) snprintf(message, sizeof message, "%s", begin ? begin + 7 : report);
+    failed = true;
+}
+#endif
+
 struct Signals {  // while kernels run
     static constexpr int NUMBERS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
     struct sigaction before[4];
@@ -402,6 +410,9 @@ const char *emu::emu_run(const Launch *asked) {
     ready = Queue();
     for (Block *block : blocks) block->fibers.clear();
     Signals signals;
+#ifdef EMU_ASAN
+    __asan_set_error_report_callback(on_report);
+#endif
     FlushDenormals flush;
     main_stack = stack_of_caller();
     size_t total = size_t(asked->grid[0]) * asked->grid[1] * asked->grid[2], threads = size_t(asked->block[0]) * asked->block[1] * asked->block[2];

@@ -7,7 +7,7 @@
 #include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef EMU_ASAN
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -15,7 +15,7 @@
 #include <ucontext.h>
 #endif
 
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef EMU_ASAN
 constexpr size_t STACK_BYTES = 512 * 1024;
 #else
 constexpr size_t STACK_BYTES = 128 * 1024;  // pages that are not touched cost nothing
@@ -79,7 +79,7 @@ static inline void emu_switch(ucontext_t **from, ucontext_t *to) {
 }
 #endif
 
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef EMU_ASAN
 static void *switch_fake;  // no fake stacks: detect_stack_use_after_return=0
 static inline void switch_leaving(bool comes_back, const Stack &to) {
     __sanitizer_start_switch_fiber(comes_back ? &switch_fake : nullptr, to.low, to.bytes);
@@ -108,7 +108,7 @@ static inline void switch_to(Context &from, bool comes_back, Context &to, const 
 
 // After a failure the fibers' frames are gone, but the sanitizer still guards them.
 template <class StackOf> static inline void stacks_abandoned(size_t count, StackOf stack_of) {
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef EMU_ASAN
     for (size_t i = 0; i < count; i++) __asan_unpoison_memory_region(stack_of(i).low, stack_of(i).bytes);
 #else
     (void)count, (void)stack_of;
@@ -127,7 +127,7 @@ struct SharedMemory {
         if (!bytes || wanted != size) {
             drop();
             size = wanted;
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef EMU_ASAN
             if (posix_memalign(reinterpret_cast<void **>(&bytes), 128, size)) abort();
 #else
             size_t page = size_t(sysconf(_SC_PAGESIZE)), used = (size + 15) / 16 * 16;
