@@ -11,6 +11,14 @@ if library_path() is None:
     pytest.skip("needs the package nvidia-cuda-nvrtc", allow_module_level=True)
 
 ARCHITECTURES = ("sm_80", "sm_90")
+# What cuda_layout.py gives rows and columns: of a warp and of more, with accesses of 16 bytes and of one element, and too long for registers.
+ROWS = (
+    "REAL=float W=4 PACKS=1 ROW=32",
+    "REAL=float W=4 PACKS=4 ROW=256",
+    "REAL=float W=1 PACKS=0 ROW=1024",
+    "REAL=double W=2 PACKS=4 ROW=32",
+)
+COLUMNS = ("REAL=float W=4", "REAL=float W=1", "REAL=double W=2")
 # (file, macros, whether registers may spill). A new kernel gets a line for each kind of macros that its code depends on.
 TABLE = [
     ("additive_attention.cu", "REAL=float QUERIES_OF_THREAD=2 QUERIES_OF_WARP=8", False),
@@ -22,6 +30,10 @@ TABLE = [
     ("attention_forward.cu", "REAL=double", True),
     ("dropout.cu", "REAL=float", False),
     ("dropout.cu", "REAL=double", False),
+    ("pointwise.cu", "REAL=float", False),
+    ("pointwise.cu", "REAL=double", False),
+    *((file, macros, "double" in macros) for file in ("softmax.cu", "cross_entropy.cu") for macros in ROWS),
+    *((file, macros, False) for file in ("bias.cu", "cross_entropy_backward.cu") for macros in COLUMNS),
 ]
 
 
