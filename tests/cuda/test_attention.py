@@ -192,3 +192,37 @@ def test_what_a_query_that_sees_nothing_holds_does_not_matter(cuda, to_gpu, rng,
     for name, got, want in zip(NAMES, computed(cuda, to_gpu, (q, k, v), keywords, dy), clean, strict=True):
         if want is not None:
             assert_close(got, want, dtype=dtype, terms=300, name=name)
+
+
+# ---------------------------------------------------------------- tensor cores
+
+#: The relative error that rounded operands leave, of the largest number: 2^-9 of bfloat16, 2^-11 of tf32, and sums of them.
+ALLOWED = {"medium": 2e-2, "high": 3e-3, "highest": 1e-5}
+
+
+@pytest.fixture(params=ALLOWED)
+def precision(request):
+    """Each word, put back after the test."""
+    from fastseq.backends.precision import get_precision, set_precision
+
+    before = get_precision()
+    set_precision(request.param)
+    yield request.param
+    set_precision(before)
+
+
+CUT = {"causal": True, "offset": 5, "window": 70}
+MASKED = {"mask": "bool", "dropout": 0.3}
+
+
+@pytest.mark.parametrize(("D", "options"), [(64, {}), (64, CUT), (64, MASKED), (8, MASKED), (80, CUT), (128, CUT)], ids=str)
+def test_tensor_cores(D, options, precision, cuda, to_gpu, rng):
+    inputs = arrays(rng, np.float32, B=2, heads=2, kv_heads=1, Tq=130, Tk=150, D=D, Dv=D - 3)
+    options = dict(options)
+    mask = rng.random((2, 1, 130, 150)) < 0.7 if options.pop("mask", "") else None
+    keywords = {"mask": mask, "key_lengths": np.array([150, 67]), "options": AttentionOptions(D**-0.5, **options, seed=5)}
+    dy = rng.standard_normal((2, 2, 130, D - 3)).astype(np.float32)
+    want = expected(inputs, keywords, dy, need_dscores=mask is not None)
+    for name, a, b in zip(NAMES, computed(cuda, to_gpu, inputs, keywords, dy, need_dscores=mask is not None), want, strict=True):
+        if b is not None:
+            np.testing.assert_allclose(a, b, rtol=0, atol=ALLOWED[precision] * np.abs(b[np.isfinite(b)]).max(), err_msg=name)

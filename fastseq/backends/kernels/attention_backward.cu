@@ -7,18 +7,21 @@
 #include "attention_tiles.cuh"
 
 // delta of each query, a warp for each; weights and dweights are given together or not at all.
-extern "C" __global__ void attention_delta(REAL *delta, ATTENTION_ARRAY(const REAL, dy), ATTENTION_ARRAY(const REAL, y), const REAL *weights,
-                                           const REAL *dweights, int rows, int heads, int Tq, int Tk, int Dv) {
-    const int row = (int)(((long long)blockIdx.x * blockDim.x + threadIdx.x) / 32), lane = threadIdx.x % 32;
-    if (row >= rows) return;
-    const int b = row / Tq / heads, h = row / Tq % heads, i = row % Tq;
-    const REAL *dy_at = ATTENTION_HEAD(dy, b, h) + i * dy_row, *y_at = ATTENTION_HEAD(y, b, h) + i * y_row;
-    REAL sum = 0;
-    for (int d = lane; d < Dv; d += 32) sum += dy_at[d] * y_at[d];
-    for (int j = lane; weights && j < Tk; j += 32) sum += dweights[(long long)row * Tk + j] * weights[(long long)row * Tk + j];
+extern "C" __global__ void __launch_bounds__(TILE_THREADS)
+    attention_delta(REAL *delta, ATTENTION_ARRAY(const REAL, dy), ATTENTION_ARRAY(const REAL, y), const REAL *weights, const REAL *dweights,
+                    const int *run_if, int rows, int heads, int Tq, int Tk, int Dv) {
+    if (run_if && *run_if == 0) return;
+    const int lane = threadIdx.x % 32;
+    for (long long row = ((long long)blockIdx.x * TILE_THREADS + threadIdx.x) / 32; row < rows; row += gridDim.x * (TILE_THREADS / 32)) {
+        const int b = (int)(row / Tq / heads), h = (int)(row / Tq % heads), i = (int)(row % Tq);
+        const REAL *dy_at = ATTENTION_HEAD(dy, b, h) + i * dy_row, *y_at = ATTENTION_HEAD(y, b, h) + i * y_row;
+        REAL sum = 0;
+        for (int d = lane; d < Dv; d += 32) sum += dy_at[d] * y_at[d];
+        for (int j = lane; weights && j < Tk; j += 32) sum += dweights[row * Tk + j] * weights[row * Tk + j];
 #pragma unroll
-    for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-    if (lane == 0) delta[row] = sum;
+        for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+        if (lane == 0) delta[row] = sum;
+    }
 }
 
 // ds from p and dp; nothing where the weight is zero, whatever a hidden value made of dp.

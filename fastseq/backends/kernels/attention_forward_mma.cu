@@ -1,0 +1,109 @@
+// attention_forward_mma.cu - softmax(scale q k^T + mask) v by tensor cores, from operands that attention_prepare.cu has laid out.
+//
+// The method of FlashAttention-2 (Dao 2023): a block keeps rows of q, each warp 16 ROW_TILES of them, and walks the keys that they see;
+// weights go from one product to the next in registers. Two stages of keys and values arrive by asynchronous copies. Fused: mask,
+// softmax, dropout; tiles that nobody sees are not computed, and only tiles at an edge are looked at number by number. Blocks with the
+// most keys come first. Bound by the tensor cores: 4 DIM FLOP for each pair of a query and a key.
+#include "attention_hide.cuh"
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+    attention_forward_mma(ATTENTION_ARRAY(float, y), float *lse, const Element *q, const Element *k, const Element *v, const int *special,
+                          int rows_q, int rows_k, int wide, ATTENTION_ARGUMENTS) {
+    FSQ_SHARED(memory);
+    if (*special) return;
+    const Problem p = ATTENTION_PROBLEM;
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, tiles = (Tq + ROWS - 1) / ROWS;
+    const int i = (tiles - 1 - (int)(blockIdx.x % tiles)) * ROWS, head = blockIdx.x / tiles, b = head / heads, h = head % heads;
+    const int n_keys = keys_of(p, b), first = warp * WARP_ROWS;
+    Element *q_tile = (Element *)memory, *kv = q_tile + ROWS * DIM;     // a stage: COLUMNS rows of k, then of v
+    q += ((long long)head * rows_q + i) * DIM;
+    const long long kv_at = (long long)(b * (heads / group) + h / group) * rows_k * DIM;
+    k += kv_at, v += kv_at;
+    const Range sees = keys_seen(p, n_keys, i, least(ROWS, Tq - i));
+    const int from = sees.from / COLUMNS * COLUMNS;
+
+    float o[ROW_TILES][OUT_TILES][4], most[ROW_TILES][2], sum[ROW_TILES][2];
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; m++) {
+        most[m][0] = most[m][1] = -infinity(), sum[m][0] = sum[m][1] = 0;
+#pragma unroll
+        for (int n = 0; n < OUT_TILES; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) o[m][n][e] = 0;
+    }
+    if (from < sees.to) {
+        copy_tile(q_tile, q, ROWS);
+        copy_tile(kv, k + (long long)from * DIM, COLUMNS);
+        copy_tile(kv + COLUMNS * DIM, v + (long long)from * DIM, COLUMNS);
+        cp_async_commit();
+    }
+    int stage = 0;
+    for (int j = from; j < sees.to; j += COLUMNS, stage ^= 1) {
+        const Element *k_tile = kv + stage * 2 * COLUMNS * DIM, *v_tile = k_tile + COLUMNS * DIM;
+        cp_async_wait<0>();
+        __syncthreads();                                    // this stage is here, and nobody reads the other one any more
+        if (j + COLUMNS < sees.to) {
+            Element *next = kv + (stage ^ 1) * 2 * COLUMNS * DIM;
+            copy_tile(next, k + (long long)(j + COLUMNS) * DIM, COLUMNS);
+            copy_tile(next + COLUMNS * DIM, v + (long long)(j + COLUMNS) * DIM, COLUMNS);
+            cp_async_commit();
+        }
+        float s[ROW_TILES][SCORE_TILES][4];
+        product_scores(s, q_tile, first, k_tile);
+        const Pairs<false> pairs = {p, n_keys, i + first, j, EXTRAS ? mask_place(p, b, h) : 0, head};
+        pairs.hide(s, all_seen(p, n_keys, i + first, WARP_ROWS, j, COLUMNS));
+        float factor[ROW_TILES][2];
+        bool rose = false;
+#pragma unroll
+        for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float now = most[m][half];
+#pragma unroll
+                for (int n = 0; n < SCORE_TILES; n++) now = fmaxf(now, fmaxf(s[m][n][2 * half], s[m][n][2 * half + 1]));
+                now = quad_max(now);
+                const float shift = now == -infinity() ? 0 : now;
+                factor[m][half] = weight_of(most[m][half], shift);
+                rose |= most[m][half] < now;
+                most[m][half] = now;
+                float added = 0;
+#pragma unroll
+                for (int n = 0; n < SCORE_TILES; n++)
+#pragma unroll
+                    for (int e = 2 * half; e < 2 * half + 2; e++) {
+                        s[m][n][e] = weight_of(s[m][n][e], shift);
+                        added += s[m][n][e];
+                    }
+                sum[m][half] = sum[m][half] * factor[m][half] + added;
+            }
+        if (__any_sync(0xffffffffu, rose)) {
+#pragma unroll
+            for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+                for (int n = 0; n < OUT_TILES; n++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++) o[m][n][e] *= factor[m][e / 2];
+        }
+        if (EXTRAS && threshold) {
+#pragma unroll
+            for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+                for (int n = 0; n < SCORE_TILES; n++) pairs.drop(s[m][n], m, n);
+        }
+        Weights w;
+        give(w, s);
+        product_sum(o, w, v_tile);
+    }
+
+    float *y_head = ATTENTION_HEAD(y, b, h);
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int row = i + first + 16 * m + 8 * half + g;
+            const float total = quad_sum(sum[m][half]);
+            if (row >= Tq) continue;
+            store_row(y_head + row * y_row, o[m], half, total == 0 ? 0 : 1 / total, Dv, wide);
+            if (lse && t == 0) lse[(long long)head * Tq + row] = total == 0 ? -infinity() : most[m][half] + logf(total);
+        }
+}

@@ -1,0 +1,93 @@
+// attention_prepare.cu - operands as the tensor cores' kernels read them: rows of DIM elements of their type, zeros behind the columns and
+// behind the last row, each head's rows at a multiple of a tile.
+//
+//   q' = scale q, k' = k, v' = v (and dy' = dy), rounded to FORMAT; delta = dy . y
+// One pass over each array, bound by its bytes. Numbers that are infinite or NaN, or become so, set `special`: a product of tiles would
+// take them to queries that do not see them, so attention_forward.cu and attention_backward.cu then do the work.
+#define ROW_TILES 1
+#define WARPS 8
+#define COLUMNS 16
+#include "attention_mma.cuh"
+
+__device__ __forceinline__ bool odd(float x) { return !is_finite(x); }
+
+// A piece of 16 bytes.
+__device__ __forceinline__ void store_piece(Element *to, const float (&x)[PER_PIECE]) {
+#if FORMAT == 16
+    *(uint4 *)to = make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
+#elif FORMAT == 32
+    *(uint4 *)to = make_uint4(to_tf32(x[0]), to_tf32(x[1]), to_tf32(x[2]), to_tf32(x[3]));
+#else
+    *(float4 *)to = make_float4(x[0], x[1], x[2], x[3]);
+#endif
+}
+
+// PER_PIECE numbers of a row of `columns`, from d on, zeros behind them. wide: rows begin at multiples of 16 bytes, columns is a multiple of 4.
+__device__ __forceinline__ void load_piece(float (&x)[PER_PIECE], const float *row, int d, int columns, bool wide) {
+#pragma unroll
+    for (int e = 0; e < PER_PIECE; e += 4) {
+        if (wide) {
+            const float4 four = d + e < columns ? *(const float4 *)(row + d + e) : make_float4(0, 0, 0, 0);
+            x[e] = four.x, x[e + 1] = four.y, x[e + 2] = four.z, x[e + 3] = four.w;
+        } else {
+#pragma unroll
+            for (int n = e; n < e + 4; n++) x[n] = d + n < columns ? row[d + n] : 0;
+        }
+    }
+}
+
+// Whether any of these numbers is special once it is rounded: bfloat16's largest number is a little less than float32's.
+__device__ __forceinline__ bool any_odd(const float (&x)[PER_PIECE]) {
+    bool found = false;
+#pragma unroll
+    for (int e = 0; e < PER_PIECE; e++) found |= odd(FORMAT == 96 ? x[e] : FORMAT == 32 ? __uint_as_float(to_tf32(x[e])) : from_bf16(to_bf16(x[e])));
+    return found;
+}
+
+__device__ __forceinline__ void prepare(Element *to, ATTENTION_ARRAY(const float, x), int *special, int piece, long long row, int rows, int heads,
+                                        int T, int columns, float factor, bool wide) {
+    const int i = (int)(row % rows), b = (int)(row / rows / heads), h = (int)(row / rows % heads);
+    float numbers[PER_PIECE] = {};
+    if (i < T) load_piece(numbers, ATTENTION_HEAD(x, b, h) + i * x_row, piece * PER_PIECE, columns, wide);
+#pragma unroll
+    for (int e = 0; e < PER_PIECE; e++) numbers[e] *= factor;
+    if (any_odd(numbers)) *special = 1;
+    store_piece(to + row * DIM + piece * PER_PIECE, numbers);
+}
+
+// blockIdx.y: q, k or v. A thread makes a piece. rows_q, rows_k: of a head in what is made.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    attention_prepare(Element *to_q, Element *to_k, Element *to_v, int *special, ATTENTION_ARRAY(const float, q), ATTENTION_ARRAY(const float, k),
+                      ATTENTION_ARRAY(const float, v), int B, int heads, int kv_heads, int Tq, int Tk, int D, int Dv, int rows_q, int rows_k,
+                      float scale, int wide) {
+    const long long at = (long long)blockIdx.x * THREADS + threadIdx.x, row = at / PIECES;
+    const int piece = (int)(at % PIECES);
+    const long long rows = blockIdx.y == 0 ? (long long)B * heads * rows_q : (long long)B * kv_heads * rows_k;
+    if (row >= rows) return;
+    if (blockIdx.y == 0) prepare(to_q, q, q_of_b, q_of_h, q_row, special, piece, row, rows_q, heads, Tq, D, scale, wide & 1);
+    else if (blockIdx.y == 1) prepare(to_k, k, k_of_b, k_of_h, k_row, special, piece, row, rows_k, kv_heads, Tk, D, 1, wide & 2);
+    else prepare(to_v, v, v_of_b, v_of_h, v_row, special, piece, row, rows_k, kv_heads, Tk, Dv, 1, wide & 4);
+}
+
+// A warp makes a row of dy, and what its weights and their gradients are formed with: lse, 0 for a query that sees nothing, and delta.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    attention_prepare_gradient(Element *to, float2 *stats, int *special, ATTENTION_ARRAY(const float, dy), ATTENTION_ARRAY(const float, y),
+                               const float *lse, int B, int heads, int Tq, int Dv, int rows_q, int wide) {
+    const long long row = ((long long)blockIdx.x * THREADS + threadIdx.x) / 32;
+    if (row >= (long long)B * heads * rows_q) return;
+    const int piece = threadIdx.x % 32, i = (int)(row % rows_q), b = (int)(row / rows_q / heads), h = (int)(row / rows_q % heads);
+    float gradient[PER_PIECE] = {}, output[PER_PIECE] = {}, sum = 0;
+    if (i < Tq && piece < PIECES) {
+        load_piece(gradient, ATTENTION_HEAD(dy, b, h) + i * dy_row, piece * PER_PIECE, Dv, wide & 1);
+        load_piece(output, ATTENTION_HEAD(y, b, h) + i * y_row, piece * PER_PIECE, Dv, wide & 2);
+    }
+#pragma unroll
+    for (int e = 0; e < PER_PIECE; e++) sum += gradient[e] * output[e];
+#pragma unroll
+    for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    if (any_odd(gradient)) *special = 1;
+    if (piece < PIECES) store_piece(to + row * DIM + piece * PER_PIECE, gradient);
+    if (piece > 0) return;
+    const float shift = i < Tq ? lse[row / rows_q * Tq + i] : 0;
+    stats[row] = make_float2(shift == -infinity() ? 0 : shift, sum);
+}
