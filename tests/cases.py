@@ -70,7 +70,7 @@ class Case:
         outputs = getattr(functional, self.op)(**inputs, **self.options)
         return outputs[: self.outputs] if isinstance(outputs, tuple) else (outputs,)
 
-    def evaluate(self, inputs: Mapping[str, np.ndarray], upstream: np.random.Generator | None) -> dict[str, np.ndarray]:
+    def evaluate(self, inputs: Mapping[str, np.ndarray], upstream: Any) -> dict[str, np.ndarray]:
         """Every output, and with `upstream` every gradient under random gradients of all outputs at once."""
         arguments = {name: fs.Tensor(a, requires_grad=name not in self.ids) for name, a in inputs.items()}
         outputs = self.call(arguments if upstream is not None else inputs)
@@ -83,6 +83,17 @@ class Case:
             loss = weighted if loss is None else loss + weighted
         loss.backward()
         return results | {f"d{name}": np.asarray(arguments[name].grad) for name in self.differentiable}
+
+
+class Rounded:
+    """A generator for the reference whose numbers are those that kernels of this dtype were given."""
+
+    def __init__(self, seed: int, dtype: Any) -> None:
+        self._rng, self._dtype = np.random.default_rng(seed), dtype
+
+    def standard_normal(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Normal numbers, rounded."""
+        return np.asarray(self._rng.standard_normal(shape)).astype(self._dtype).astype(np.float64)
 
 
 @contextlib.contextmanager
@@ -99,7 +110,7 @@ def computed_by(backend: Any) -> Iterator[None]:
             m.backend_of = original
 
 
-def reference_results(case: Case, inputs: Mapping[str, np.ndarray], upstream: np.random.Generator | None) -> dict[str, np.ndarray]:
+def reference_results(case: Case, inputs: Mapping[str, np.ndarray], upstream: Any) -> dict[str, np.ndarray]:
     """`case.evaluate` by the reference backend in float64."""
     from fastseq.backends import reference
 

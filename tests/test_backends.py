@@ -8,7 +8,7 @@ import pytest
 import fastseq as fs
 from fastseq import _core, functional
 from fastseq.backends import cpu, reference
-from tests.cases import CASES, Case, additive_case, conv_case, layer_norm_case, lstm_case, reference_results
+from tests.cases import CASES, Case, Rounded, additive_case, conv_case, layer_norm_case, lstm_case, reference_results
 from tests.conftest import WAYS, using
 from tests.tolerance import assert_close, assert_same_bits
 
@@ -35,7 +35,7 @@ def test_values_and_gradients(case, dtype, rng):
     inputs = case.inputs(rng, dtype)
     inputs = {name: a.copy() for name, a in inputs.items()}  # writable: C does not look at the flag
     before = {name: a.copy() for name, a in inputs.items()}
-    want = reference_results(case, inputs, _Rounded(1, dtype))
+    want = reference_results(case, inputs, Rounded(1, dtype))
     for isa, threads in WAYS:
         with using(isa, threads):
             got = case.evaluate(inputs, np.random.default_rng(1))
@@ -47,16 +47,6 @@ def test_values_and_gradients(case, dtype, rng):
                 assert_same_bits(plain[name], got[name], f"{name} ({isa}, {threads} threads)")
     for name in inputs:
         assert_same_bits(inputs[name], before[name], name)
-
-
-class _Rounded:
-    """A generator whose numbers are those that the kernels of this dtype were given."""
-
-    def __init__(self, seed, dtype):
-        self._rng, self._dtype = np.random.default_rng(seed), dtype
-
-    def standard_normal(self, shape):
-        return np.asarray(self._rng.standard_normal(shape)).astype(self._dtype).astype(np.float64)
 
 
 @pytest.mark.parametrize("function", ["identity", "tanh", "sigmoid", "relu", "gelu"])

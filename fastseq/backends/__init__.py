@@ -148,7 +148,8 @@ def mover(device: Any) -> Callable[[Any], Any]:
     """What moves an array to a device: "cpu", "cuda", or CuPy's current device; errors as in `_cuda`, and ValueError for another device."""
     if device == "cpu":
         return to_cpu
-    wanted = f"cuda:{device.id}" if type(device).__module__.partition(".")[0] == "cupy" and hasattr(device, "id") else device
+    device_of_cupy = getattr(getattr(sys.modules.get("cupy"), "cuda", None), "Device", ())
+    wanted = f"cuda:{device.id}" if isinstance(device, device_of_cupy) else device
     kind, _, number = wanted.partition(":") if isinstance(wanted, str) else ("", "", "")
     if kind != "cuda" or not (number.isdecimal() or wanted == "cuda"):
         raise ValueError(f'device: expected "cpu" or "cuda", got {device!r}')

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -334,7 +334,7 @@ class Module:
             parameter.requires_grad = bool(requires_grad)
         return self
 
-    def to(self, device: Any) -> Module:
+    def to(self, device: Any) -> Self:
         """Move parameters, their gradients and buffers to a device; returns the module.
 
         On "cuda" the module takes CuPy arrays, and gives them. The Parameters stay the same objects, so that an optimiser goes on with

@@ -48,10 +48,11 @@ def wrapped(value):
     """Device arrays of what NumPy answered: views of device memory as views, all else on memory of its own."""
     if isinstance(value, np.ndarray | np.generic):
         a = np.asarray(value)
-        if _memory_of(a) is None:
-            dense = np.empty_like(a)  # its strides are in a's order of axes, as CuPy has them
-            a = empty_numpy(a.shape, a.dtype, dense.strides)
-            a[...] = value
+        if _memory_of(a) is not None:
+            return ndarray._of(a, ndarray._of(a))
+        dense = np.empty_like(a)  # its strides are in a's order of axes, as CuPy has them
+        a = empty_numpy(a.shape, a.dtype, dense.strides)
+        a[...] = value
         return ndarray._of(a)
     if isinstance(value, list | tuple):
         return type(value)(wrapped(v) for v in value) if type(value) in (list, tuple) else tuple(wrapped(v) for v in value)
