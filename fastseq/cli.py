@@ -91,7 +91,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _generate(arguments: argparse.Namespace) -> int:
     from fastseq.generation import generate
 
-    model = _language_model(arguments.model)
+    model = _language_model(arguments.model).to(arguments.device)
     prompt, vocabulary, shown = arguments.prompt, model.vocabulary, not arguments.json
     read = model.prompt_ids(prompt)  # before it is shown, for it may be refused
     if shown:
@@ -139,7 +139,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     say("\nWhat it writes, at temperature 0.6:\n")
     (ids,) = generate(model, "The ", max_length=600, temperature=0.6, rng=arguments.seed)
     say(model.vocabulary.decode(ids))
-    step = demo.step_seconds(model.lstm)
+    step = demo.step_seconds(model.to("cpu").lstm)
     say(
         f"\nOne step of its LSTM ({model.lstm.input_size} -> {model.lstm.hidden_size}), called from Python: {1e6 * step:.1f} us\n"
     )
@@ -207,7 +207,7 @@ def _fit(arguments: argparse.Namespace, name: str, text: str) -> tuple[Any, Any]
         arguments.hidden_size,
         dropout=arguments.dropout,
         rng=arguments.seed,
-    )
+    ).to(arguments.device)
     for path in filter(None, (arguments.output, arguments.checkpoint)):
         _check_writable(path)
     ids = model.vocabulary.encode(text)
@@ -316,7 +316,7 @@ def _to_stderr(line: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="fastseq", description="Recurrent networks on the CPU: a character language model from end to end."
+        prog="fastseq", description="Recurrent networks on the CPU, or on a GPU: a character language model from end to end."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     info = _command(commands, "info", _info, "show the version, the instruction set and the number of threads")
@@ -363,6 +363,10 @@ def _parser() -> argparse.ArgumentParser:
             default=None if command is generate else 0,
             metavar="N",
             help="for weights, masks and draws",
+        )
+    for command in (train, generate, demo):
+        command.add_argument(
+            "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: an NVIDIA GPU, through CuPy (default: %(default)s)"
         )
     for command in (info, train, generate, demo):
         command.add_argument(

@@ -16,7 +16,7 @@ if not (CSRC / "fastseq.h").exists():
 MAY_IMPORT = {
     "_core": {"_csrc"},
     "runtime": {"_core", "backends"},
-    "autograd": {"backends"},  # what kind an array is
+    "autograd": {"backends"},  # what kind an array is, as everywhere above it
     "backends": {"_core"},
     "sparse": {"backends"},
     "functional": {"autograd", "backends", "runtime", "sparse"},
@@ -24,10 +24,10 @@ MAY_IMPORT = {
     "optim": {"functional", "autograd", "backends", "sparse"},
     "plot": {"autograd"},
     "diagnostics": {"nn", "functional", "autograd", "backends", "plot"},
-    "models": {"nn", "functional", "autograd", "runtime"},
+    "models": {"nn", "functional", "autograd", "backends", "runtime"},
     "text": set(),
-    "training": {"models", "optim", "nn", "functional", "autograd", "runtime", "text"},
-    "generation": {"runtime"},
+    "training": {"models", "optim", "nn", "functional", "autograd", "backends", "runtime", "text"},
+    "generation": {"backends", "runtime"},
     "sklearn": {"models", "training", "optim", "nn", "functional", "runtime"},
     "demo": {"models", "training", "generation", "optim", "nn", "functional", "autograd", "runtime", "text"},
     "cli": {"demo", "models", "training", "generation", "optim", "nn", "functional", "autograd", "runtime", "text"},

@@ -11,4 +11,17 @@ from fastseq.backends.cuda_additive import additive_attention_backward as additi
 from fastseq.backends.cuda_additive import additive_attention_forward as additive_attention_forward
 from fastseq.backends.cuda_attention import attention_backward as attention_backward
 from fastseq.backends.cuda_attention import attention_forward as attention_forward
+from fastseq.backends.cuda_matmul import bias_backward as bias_backward
+from fastseq.backends.cuda_matmul import matmul as matmul
+from fastseq.backends.cuda_matmul import pack as pack
 from fastseq.backends.cuda_pointwise import dropout as dropout
+from fastseq.backends.cuda_pointwise import pointwise_backward as pointwise_backward
+from fastseq.backends.cuda_pointwise import pointwise_forward as pointwise_forward
+from fastseq.backends.cuda_softmax import cross_entropy_backward as cross_entropy_backward
+from fastseq.backends.cuda_softmax import cross_entropy_forward as cross_entropy_forward
+from fastseq.backends.cuda_softmax import linear_cross_entropy_backward as linear_cross_entropy_backward
+from fastseq.backends.cuda_softmax import linear_cross_entropy_forward as linear_cross_entropy_forward
+from fastseq.backends.cuda_softmax import log_softmax_backward as log_softmax_backward
+from fastseq.backends.cuda_softmax import log_softmax_forward as log_softmax_forward
+from fastseq.backends.cuda_softmax import softmax_backward as softmax_backward
+from fastseq.backends.cuda_softmax import softmax_forward as softmax_forward

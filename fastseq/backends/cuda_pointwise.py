@@ -9,10 +9,27 @@ import cupy
 import numpy as np
 
 from fastseq.backends.cuda_launch import contiguous, int64, kernel, macros_of
+from fastseq.backends.cuda_layout import THREADS, blocks_of
+from fastseq.backends.cuda_matmul import FUNCTIONS
 
 Array = Any
 
-_THREADS = 256
+
+def pointwise_forward(x: Array, *, function: str, parameter: float = 0.0) -> Array:
+    """f of each element; function: exp, log, tanh, sigmoid, relu, erf, gelu, gelu_tanh, silu, softplus, elu, leaky_relu (with parameter)."""
+    x = contiguous(x)
+    y = cupy.empty(x.shape, x.dtype)
+    arguments = (y, x, int64(x.size), FUNCTIONS[function], x.dtype.type(parameter))
+    kernel("pointwise.cu", "pointwise_forward", **macros_of(x.dtype))(blocks_of(x.size, x.itemsize), THREADS, arguments)
+    return y
+
+
+def pointwise_backward(saved: Array, dy: Array, *, function: str, parameter: float = 0.0) -> Array:
+    """dy f'(x), from `saved` = y, but for log, erf and those after it `saved` = x."""
+    dx = cupy.empty(dy.shape, dy.dtype)
+    arguments = (dx, contiguous(saved), contiguous(dy), int64(dy.size), FUNCTIONS[function], dy.dtype.type(parameter))
+    kernel("pointwise.cu", "pointwise_backward", **macros_of(dy.dtype))(blocks_of(dy.size, dy.itemsize), THREADS, arguments)
+    return dx
 
 
 def dropout(x: Array, *, p: float, seed: int, layer: int, call: int) -> Array:
@@ -25,5 +42,5 @@ def dropout(x: Array, *, p: float, seed: int, layer: int, call: int) -> Array:
         return y
     factor = x.dtype.type(1 / (1 - p))
     arguments = (y, x, int64(n), np.uint32(threshold), factor, np.uint64(seed), np.uint32(layer), np.uint32(call))
-    kernel("dropout.cu", "dropout", **macros_of(x.dtype))(-(-n // (4 * _THREADS)), _THREADS, arguments)
+    kernel("dropout.cu", "dropout", **macros_of(x.dtype))(-(-n // (4 * THREADS)), THREADS, arguments)
     return y

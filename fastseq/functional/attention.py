@@ -100,7 +100,7 @@ def scaled_dot_product_attention(
             [2.34]]])
     """
     dropout = _dropout(dropout_p, seed, layer, call, rng)
-    options = _options(np.shape(_check.data(q)), scale, is_causal, causal_offset, window, dropout)
+    options = _options(getattr(_check.data(q), "shape", ()), scale, is_causal, causal_offset, window, dropout)
     problem = _problem(q, k, v, attn_mask, key_lengths, options, enable_gqa)
     return _attend(problem, (q, k, v, attn_mask), return_weights)
 
@@ -152,7 +152,7 @@ def scaled_dot_product_attention_forward(
     """
     _check.no_tensors("scaled_dot_product_attention", q=q, k=k, v=v, attn_mask=attn_mask)
     dropout = _dropout(dropout_p, seed, layer, call, None)
-    options = _options(np.shape(q), scale, is_causal, causal_offset, window, dropout)
+    options = _options(getattr(q, "shape", ()), scale, is_causal, causal_offset, window, dropout)
     problem = _problem(q, k, v, attn_mask, key_lengths, options, enable_gqa)
     y, lse, _ = problem.backend.attention_forward(*problem.arrays, **problem.keywords, training=True)
     return y.reshape(problem.shape_y), AttentionCache(problem, y, lse)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastseq.backends import to_cpu
 from fastseq.generation.decoding import GenerativeModel, check_room, checked_count, checked_number, stop_ids
 
 
@@ -84,10 +85,10 @@ def beam_search(
     with model.evaluating():
         decoding = model.decoding(*source)
         check_room(decoding, most)
-        rows = [_Row(width, most, length_penalty, wanted, stops) for _ in decoding.logits]
+        rows = [_Row(width, most, length_penalty, wanted, stops) for _ in range(len(decoding.logits))]
         first = np.arange(len(rows))  # where each row's live hypotheses begin in the batch
         while True:
-            log_probs = _log_softmax(decoding.logits)
+            log_probs = _log_softmax(to_cpu(decoding.logits))
             parents, tokens, sizes = [], [], []
             for row, begin in zip(rows, first, strict=True):
                 kept = row.advance(log_probs[begin : begin + len(row.live)])

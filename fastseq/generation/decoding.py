@@ -15,7 +15,7 @@ class Decoding(Protocol):
     Attributes
     ----------
     logits : ndarray (B, V)
-        Scores of each row's next token.
+        Scores of each row's next token; CuPy's where the model is on a GPU. Tokens and rows come as NumPy arrays all the same.
 
     One that can read so many more tokens only has the attribute `room`, an int.
     """

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastseq.backends import to_cpu
 from fastseq.generation.decoding import GenerativeModel, check_room, checked_count, checked_number, stop_ids
 from fastseq.runtime import generator, next_seed
 
@@ -24,6 +25,7 @@ def sample(
     Parameters
     ----------
     logits : ndarray (B, V) or (V,)
+        A CuPy array is copied from the GPU.
     rng : None, int or numpy.random.Generator, or a Generator for each row
     temperature : float
         At least 0; 0 takes the likeliest id.
@@ -51,7 +53,7 @@ def sample(
     [1, 0]
     """
     _check_options(temperature, top_k, top_p)
-    logits = np.asarray(logits)
+    logits = np.asarray(to_cpu(logits))
     if logits.ndim not in (1, 2) or not logits.shape[-1]:
         raise ValueError(f"logits: expected shape (B, V) or (V,), got {logits.shape}")
     if np.isnan(logits).any():

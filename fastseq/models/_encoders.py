@@ -21,6 +21,7 @@ from fastseq.nn import (
     TransformerEncoderLayer,
     padding_mask,
 )
+from fastseq.nn._inputs import brought
 from fastseq.nn.init import xavier_uniform
 
 
@@ -153,8 +154,8 @@ class BertEncoder(Module):
     def _embedded(self, ids: Any, segments: Any) -> Any:
         x = self.embedding(ids)
         if self.segments is not None:
-            segments = np.zeros(ids.shape, np.int64) if segments is None else segments
-            x = x + self.segments(Tensor(segments) if isinstance(ids, Tensor) and not isinstance(segments, Tensor) else segments)
+            kinds = brought(np.zeros(ids.shape, np.int64) if segments is None else segments, self.segments.weight, "segments")
+            x = x + self.segments(Tensor(kinds) if isinstance(ids, Tensor) else kinds)
         return self.positions(x)
 
 
@@ -162,10 +163,10 @@ def _mask(ids: Any, lengths: Any) -> Any:
     return None if lengths is None else padding_mask(lengths, len(ids))
 
 
-def checked_ids(ids: Any, lengths: Any, name: str = "ids") -> tuple[Any, np.ndarray]:
-    """(T, B) ids as an array, or a Tensor if they are one, and the rows' lengths."""
-    values = ids if isinstance(ids, Tensor) else np.asarray(ids)
+def checked_ids(ids: Any, lengths: Any, weight: Any, name: str = "ids") -> tuple[Any, np.ndarray]:
+    """(T, B) ids where the weight is, as an array, or a Tensor if they are one, and the rows' lengths."""
+    values = brought(ids, weight, name)
     _check.shape(name, values, ("T", "B"))
     T, B = values.shape
     found = checked_lengths(lengths, T, B)
-    return values, np.full(B, T) if found is None else found
+    return Tensor(values) if isinstance(ids, Tensor) else values, np.full(B, T) if found is None else found

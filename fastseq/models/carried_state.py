@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastseq.autograd import Tensor
+from fastseq.backends import placed, to_cpu
 
 
 class CarriedState:
@@ -45,12 +46,17 @@ class CarriedState:
         self._value = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The arrays of `value`."""
-        return {"value": _each(self._value, lambda part: part.data if isinstance(part, Tensor) else part)}
+        """The arrays of `value`, NumPy's wherever they are."""
+        return {"value": _each(self._value, lambda part: to_cpu(part.data if isinstance(part, Tensor) else part))}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self._value = _each(state["value"], Tensor)
+
+
+    def placed(self, other: Any) -> Any:
+        """`value` where the array `other` is: a checkpoint's parts are NumPy's, and a model may have moved since the last batch."""
+        return _each(self._value, lambda part: Tensor(placed(part.data, other)) if isinstance(part, Tensor) else placed(part, other))
 
 
 def _each(value: Any, change: Any) -> Any:

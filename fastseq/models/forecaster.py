@@ -8,10 +8,11 @@ import numpy as np
 
 from fastseq import functional
 from fastseq.autograd import Tensor
+from fastseq.backends import placed
 from fastseq.functional import _check
 from fastseq.models._cells import checked_cell, recurrent
 from fastseq.nn import Dropout, Linear, Module
-from fastseq.nn._inputs import checked_size, real_input
+from fastseq.nn._inputs import brought, checked_size, real_input
 from fastseq.runtime import generator
 
 
@@ -93,14 +94,15 @@ class Forecaster(Module):
         ValueError, TypeError
             Shapes, dtypes or lengths other than these.
         """
-        x = real_input(x, self.recurrent.dtype, "x")
+        x = self._windows(x)
         if x.ndim != 3 or not len(x):
             raise ValueError(f"x: expected shape (T, B, {self.recurrent.input_size}) with T > 0, got {x.shape}")
         y, _ = self.recurrent(x, lengths=lengths)
         rows = np.arange(x.shape[1])
-        last = np.full(len(rows), len(x) - 1) if lengths is None else np.asarray(lengths) - 1
+        last = np.full(len(rows), len(x) - 1) if lengths is None else _check.plain("lengths", lengths) - 1
         if (last < 0).any():
             raise ValueError("lengths: expected at least one step in every window, got 0")
+        last, rows = (placed(index, self.head.weight.data) for index in (last, rows))
         change = self.head(self.dropout(y[last, rows]))
         return change if self.anchor is None else change + x[last, rows, self.anchor].reshape((-1, 1))
 
@@ -117,10 +119,18 @@ class Forecaster(Module):
         Tensor ()
         """
         x, *lengths, target = batch
-        forecast = self(Tensor(real_input(x, self.recurrent.dtype, "x")), *lengths)
-        wanted = real_input(target, forecast.dtype, "target")
+        forecast = self(Tensor(_check.data(self._windows(x))), *lengths)
+        wanted = brought(real_input(_check.data(target), forecast.dtype, "target"), self.head.weight, "target")
         _check.shape("target", wanted, forecast.shape[::-1])
         return functional.l1_loss(forecast, wanted.T)
+
+    def _windows(self, x: Any) -> Any:
+        """The windows where the model is, in its dtype; a Tensor that is there stays the same, for its gradient."""
+        x = real_input(x, self.recurrent.dtype, "x")
+        if type(_check.data(x)) is type(self.head.weight.data):
+            return x
+        moved = brought(x, self.head.weight, "x")
+        return Tensor(moved) if isinstance(x, Tensor) else moved
 
     def configuration(self) -> dict[str, Any]:
         """The arguments of the class."""

@@ -8,6 +8,8 @@ import numpy as np
 
 from fastseq import functional
 from fastseq.autograd import Tensor
+from fastseq.backends import placed
+from fastseq.functional import _check
 from fastseq.models._cells import checked_cell, recurrent
 from fastseq.models.carried_state import CarriedState
 from fastseq.models.vocabulary import as_vocabulary
@@ -24,6 +26,7 @@ from fastseq.nn import (
     TransformerEncoderLayer,
     padding_mask,
 )
+from fastseq.nn._inputs import brought
 from fastseq.runtime import generator
 
 # Scores of a batch up to 64 MiB are kept for the backward pass; computing them again, as linear_cross_entropy does, made a step with
@@ -175,22 +178,29 @@ class LanguageModel(Module):
             A CarriedState, which `fit` takes, is gone on from and left at the end of the inputs, without the gradient.
         """
         carried = isinstance(state, CarriedState)
-        y, after = self.states(Tensor(np.asarray(inputs)), state.value if carried else state)
+        before = state.placed(self.head.weight.data) if carried else state
+        y, after = self.states(Tensor(brought(inputs, self.head.weight, "inputs")), before)
         if carried:
             state.value = after
-        flat, targets = y.reshape(-1, y.shape[2]), np.asarray(targets).reshape(-1)
+        flat, targets = y.reshape(-1, y.shape[2]), brought(targets, self.head.weight, "targets").reshape(-1)
         if len(targets) * len(self.vocabulary) <= _KEPT_LOGITS:
             return functional.cross_entropy(self.head(flat), targets)
         return functional.linear_cross_entropy(flat, self.head.weight, self.head.bias, targets)
 
     def states(self, ids: Any, state: Any = None) -> tuple[Any, Any]:
         """What stands before the head (T, B, width), and the state: `forward` without the head, for fine-tuning to other tasks."""
+        ids = self._own(ids, "ids")
         if self.cell == "transformer":
             return self._attend(ids, state), state
         lstm = self.cell == "lstm"
         before = state if lstm or state is None else state[0]
         y, after = self.recurrent(self.input_dropout(self.embedding(ids)), before)
         return self.output_dropout(y), after if lstm else (after,)
+
+    def _own(self, ids: Any, name: str) -> Any:
+        """Ids where the model is, a Tensor for a Tensor."""
+        moved = brought(ids, self.head.weight, name)
+        return Tensor(moved) if isinstance(ids, Tensor) else moved
 
     def _attend(self, ids: Any, cache: KeyValueCache | None, padding: np.ndarray | None = None) -> Any:
         x = self.embedding(ids)
@@ -222,7 +232,7 @@ class LanguageModel(Module):
         """
         ids = self.prompt_ids(prompt)
         if lengths is not None:
-            lengths = np.asarray(lengths)
+            lengths = _check.plain("lengths", lengths)
             if lengths.shape != ids.shape[1:] or not ((lengths >= 1) & (lengths <= len(ids))).all():
                 raise ValueError(f"lengths: expected {ids.shape[1]} integers from 1 to {len(ids)}, got {lengths.tolist()}")
         return (TransformerDecoding if self.cell == "transformer" else RecurrentDecoding)(self, ids, lengths)
@@ -251,7 +261,7 @@ class LanguageModel(Module):
             except ValueError as error:
                 raise ValueError(f"prompt: {str(error).removeprefix('text: ')}") from None
             return ids[:, None]
-        ids = np.asarray(prompt)
+        ids = _check.plain("prompt", prompt)
         ids = ids[:, None] if ids.ndim == 1 else ids
         if ids.ndim != 2 or ids.dtype.kind not in "iu" or not len(ids):
             raise ValueError(f"prompt: expected integers (T, B) with T of at least 1, got {ids.dtype} {ids.shape}")
@@ -289,20 +299,20 @@ class RecurrentDecoding:
 
     def __init__(self, model: LanguageModel, ids: np.ndarray, lengths: np.ndarray | None) -> None:
         self._model, B = model, ids.shape[1]
-        y, state = model.recurrent(model.embedding(ids), lengths=lengths)
-        last = y[-1] if lengths is None else y[lengths - 1, np.arange(B)]
+        y, state = model.recurrent(model.embedding(model._own(ids, "prompt")), lengths=lengths)
+        last = _last(y, lengths)
         self._stream = model.recurrent.stream(B)
         self._stream.state = state
         self.logits = model.head(last)
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
         """Read one token in each row, (B,); returns the scores (B, V) of the next. IndexError for an id that the model lacks."""
-        self.logits = self._model.head(self._stream.step(self._model.embedding(tokens)))
+        self.logits = self._model.head(self._stream.step(self._model.embedding(self._model._own(tokens, "tokens"))))
         return self.logits
 
     def select(self, rows: np.ndarray) -> None:
         """Let row r go on from what row rows[r] has read."""
-        state = self._stream.state
+        state, rows = self._stream.state, placed(rows, self.logits)
         if len(rows) != len(self.logits):
             self._stream = self._model.recurrent.stream(len(rows))
         self._stream.state = tuple([part[:, rows] for part in state]) if isinstance(state, tuple) else state[:, rows]
@@ -329,19 +339,24 @@ class TransformerDecoding:
 
     def __init__(self, model: LanguageModel, ids: np.ndarray, lengths: np.ndarray | None) -> None:
         self._model, self._cache = model, KeyValueCache()
-        T, B = ids.shape
+        T = len(ids)
         read = T if lengths is None else int(lengths.max(initial=0))
         self.room = model.positions.max_length - read if isinstance(model.positions, LearnedPositionalEncoding) else None
-        y = model._attend(ids, self._cache, None if lengths is None else padding_mask(lengths, T))
-        self.logits = model.head(y[-1] if lengths is None else y[lengths - 1, np.arange(B)])
+        y = model._attend(model._own(ids, "prompt"), self._cache, None if lengths is None else padding_mask(lengths, T))
+        self.logits = model.head(_last(y, lengths))
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
         """Read one token in each row, (B,); returns the scores (B, V) of the next. IndexError for an id that the model lacks."""
-        self.logits = self._model.head(self._model._attend(tokens[None], self._cache)[0])
+        self.logits = self._model.head(self._model._attend(self._model._own(tokens[None], "tokens"), self._cache)[0])
         self.room = None if self.room is None else self.room - 1
         return self.logits
 
     def select(self, rows: np.ndarray) -> None:
         """Let row r go on from what row rows[r] has read."""
         self._cache.reorder(rows)
-        self.logits = self.logits[rows]
+        self.logits = self.logits[placed(rows, self.logits)]
+
+
+def _last(y: Any, lengths: np.ndarray | None) -> Any:
+    """Each row's last step of y (T, B, width)."""
+    return y[-1] if lengths is None else y[placed(lengths - 1, y), placed(np.arange(len(lengths)), y)]

@@ -9,11 +9,13 @@ import numpy as np
 
 from fastseq import functional
 from fastseq.autograd import Tensor
+from fastseq.backends import to_cpu
 from fastseq.functional import _check
 from fastseq.models._encoders import BertEncoder, checked_ids
 from fastseq.models.sequence_classifier import SequenceClassifier
 from fastseq.models.vocabulary import Vocabulary, as_vocabulary
 from fastseq.nn import GELU, LayerNorm, Linear, Module, Parameter
+from fastseq.nn._inputs import brought
 from fastseq.runtime import generator
 
 #: The target of a place that is not asked about, as cross-entropy's.
@@ -111,7 +113,7 @@ class MaskedLanguageModel(Module):
         ValueError, TypeError, IndexError
             Shapes, lengths or ids that do not fit.
         """
-        ids, lengths = checked_ids(ids, lengths)
+        ids, lengths = checked_ids(ids, lengths, self.bias)
         states = self.encoder(ids, lengths, segments)
         table, bias = self._output(isinstance(ids, Tensor))
         return functional.linear(self._transformed(states), table, bias), self.next_sentence(states[0])
@@ -121,11 +123,11 @@ class MaskedLanguageModel(Module):
 
         Only the hidden places are scored against the vocabulary.
         """
-        ids, lengths = checked_ids(ids, lengths)
-        states, words = self.encoder(Tensor(_check.data(ids)), lengths, segments), np.asarray(words)
+        ids, lengths = checked_ids(ids, lengths, self.bias)
+        states, words = self.encoder(Tensor(_check.data(ids)), lengths, segments), brought(words, self.bias, "words")
         asked = words != _NOT_ASKED
         loss = functional.linear_cross_entropy(self._transformed(states[asked]), *self._output(True), words[asked])
-        return loss if follows is None else loss + functional.cross_entropy(self.next_sentence(states[0]), np.asarray(follows))
+        return loss if follows is None else loss + functional.cross_entropy(self.next_sentence(states[0]), brought(follows, self.bias, "follows"))
 
     def pair(self, first: Any, second: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """[CLS] first [SEP] second [SEP] as ids (T,), and 0 or 1 for each of them (T,).
@@ -147,6 +149,7 @@ class MaskedLanguageModel(Module):
         with self.evaluating():
             logits, _ = self(ids[:, None])
         mask, special = _special(self.vocabulary)
+        logits = to_cpu(logits)
         logits[..., special] = -np.inf
         return self.vocabulary.decode(np.where(ids == mask, logits[:, 0].argmax(axis=1), ids)[1:-1])
 
@@ -214,7 +217,7 @@ def mask_tokens(ids: Any, vocabulary: Vocabulary, rng: Any = None, *, probabilit
     """
     mask, special = _special(vocabulary)
     probability, drawn = _check.probability("probability", probability), generator(rng)
-    values = np.asarray(_check.data(ids)).astype(np.int64)
+    values = _check.plain("ids", ids).astype(np.int64)
     allowed = ~np.isin(values, special)
     chosen = allowed & (drawn.random(values.shape) < probability)
     if probability > 0 and allowed.any() and not chosen.any():

@@ -10,7 +10,7 @@ import numpy as np
 from fastseq.autograd import Tensor
 from fastseq.functional import _check
 from fastseq.nn import Dropout, Linear, Module, ModuleList, Parameter
-from fastseq.nn._inputs import checked_dtype, checked_size, plain_array, real_input
+from fastseq.nn._inputs import checked_dtype, checked_size, real_input, where_the_layer_is
 from fastseq.nn.activations import activation_named
 from fastseq.runtime import generator
 
@@ -116,7 +116,7 @@ class Perceptron(Module):
         ValueError, TypeError
             If a shape or a dtype does not fit, or a class is neither 0 nor 1.
         """
-        x, y = self._input(x), plain_array(y, "y")
+        x, y = self._input(x), _check.plain("y", y)
         _check.shape("x", x, ("N", self.in_features))
         _check.shape("y", y, (len(x),))
         if not np.isin(y, (0, 1)).all():
@@ -133,4 +133,5 @@ class Perceptron(Module):
         x = real_input(x.data if isinstance(x, Tensor) else x, self.dtype, "x")
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             raise ValueError(f"x: expected shape (..., {self.in_features}), got {x.shape}")
+        where_the_layer_is("x", x, self.weight.data)
         return x

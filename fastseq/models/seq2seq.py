@@ -8,6 +8,7 @@ import numpy as np
 
 from fastseq import functional
 from fastseq.autograd import Tensor
+from fastseq.backends import placed
 from fastseq.functional import _check
 from fastseq.functional.recurrent import checked_lengths
 from fastseq.models._cells import last_states
@@ -25,6 +26,7 @@ from fastseq.nn import (
     Transformer,
     padding_mask,
 )
+from fastseq.nn._inputs import brought, plain_array
 from fastseq.runtime import generator
 
 _LAYERS = {"lstm": LSTM, "gru": GRU}
@@ -195,9 +197,10 @@ class Seq2Seq(Module):
             Shapes, lengths or ids that do not fit.
         """
         inputs, wanted, lengths = self.teacher(target, target_lengths)
-        outputs, _ = self._outputs(Tensor(np.asarray(source)), Tensor(inputs), source_lengths, lengths, False)
+        outputs, _ = self._outputs(Tensor(plain_array(source, "source")), Tensor(inputs), source_lengths, lengths, False)
+        wanted = brought(wanted, self.head.weight, "target").reshape(-1)
         return functional.linear_cross_entropy(
-            outputs.reshape((-1, outputs.shape[2])), self.head.weight, self.head.bias, wanted.reshape(-1), ignore_index=_IGNORED)
+            outputs.reshape((-1, outputs.shape[2])), self.head.weight, self.head.bias, wanted, ignore_index=_IGNORED)
 
     def teacher(self, target: Any, target_lengths: Any = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What the decoder reads of a target, and what it should then say.
@@ -231,7 +234,7 @@ class Seq2Seq(Module):
         >>> inputs.T.tolist(), wanted.T.tolist(), lengths.tolist()
         ([[0, 2, 4], [0, 3, 1]], [[2, 4, 1], [3, 1, -100]], [3, 2])
         """
-        ids = _check.integers("target", np.asarray(_check.data(target)))
+        ids = _check.integers("target", _check.plain("target", target))
         _check.shape("target", ids, ("T", "B"))
         T, B = ids.shape
         given = checked_lengths(target_lengths, T, B, name="target_lengths")
@@ -245,8 +248,9 @@ class Seq2Seq(Module):
 
     def _outputs(self, source: Any, inputs: Any, source_lengths: Any, target_lengths: Any, weigh: bool) -> tuple[Any, Any]:
         """What the head gets (T, B, H), and weights (T, B, S) or None."""
-        _check.shape("source", np.asarray(_check.data(source)), ("S", "B"))
-        _check.shape("target", np.asarray(_check.data(inputs)), ("T", np.shape(_check.data(source))[1]))
+        source, inputs = self._own(source, "source"), self._own(inputs, "target")
+        _check.shape("source", source, ("S", "B"))
+        _check.shape("target", inputs, ("T", source.shape[1]))
         if self.cell == "transformer":
             if weigh:
                 raise ValueError("return_weights: expected False, for a transformer's layers do not keep them, got True")
@@ -257,6 +261,11 @@ class Seq2Seq(Module):
         x = self.dropout(self.target_embedding(inputs))
         outputs, _, *weights = self.decoder(x, memory, state, lengths=target_lengths, memory_lengths=lengths, return_weights=weigh)
         return self.dropout(outputs), weights[0] if weigh else None
+
+    def _own(self, ids: Any, name: str) -> Any:
+        """Ids where the model is, a Tensor for a Tensor."""
+        moved = brought(ids, self.head.weight, name)
+        return Tensor(moved) if isinstance(ids, Tensor) else moved
 
     # ------------------------------------------------------------------ reading
 
@@ -297,7 +306,7 @@ class Seq2Seq(Module):
         ValueError, TypeError, IndexError
             Shapes, lengths or ids that do not fit.
         """
-        source = _check.integers("source", np.asarray(_check.data(source)))
+        source = _check.integers("source", brought(source, self.head.weight, "source"))
         _check.shape("source", source, ("S", "B"))
         return (TransformerDecoding if self.cell == "transformer" else RecurrentDecoding)(self, source, source_lengths)
 
@@ -330,14 +339,14 @@ class RecurrentDecoding:
         model = self._model
         weigh = model.decoder.attention is not None
         output, self._state, *weights = model.decoder.step(
-            model.target_embedding(tokens), self._memory, self._state, return_weights=weigh)
+            model.target_embedding(model._own(tokens, "tokens")), self._memory, self._state, return_weights=weigh)
         self.weights: np.ndarray | None = weights[0] if weigh else None
         self.logits: np.ndarray = model.head(output)
         return self.logits
 
     def select(self, rows: Any) -> None:
         """Let row r go on from what row rows[r] has read: (B',) integers."""
-        self._memory = self._memory.reorder(rows)
+        self._memory, rows = self._memory.reorder(rows), placed(rows, self.logits)
         self._state = tuple([s[rows] for s in self._state]) if isinstance(self._state, tuple) else self._state[rows]
         self.logits = self.logits[rows]
         self.weights = None if self.weights is None else self.weights[rows]
@@ -360,7 +369,7 @@ class TransformerDecoding:
     def step(self, tokens: Any) -> np.ndarray:
         """Read one token of each row, (B,) integers; returns the new `logits`."""
         model, offset = self._model, self._cache.lengths
-        x = model._placed(model.target_embedding(np.asarray(tokens)[None]), offset if len(offset) else 0)
+        x = model._placed(model.target_embedding(model._own(tokens, "tokens")[None]), offset if len(offset) else 0)
         y = model.decoder(x, self._memory, memory_key_padding_mask=self._blocked, cache=self._cache)
         self.logits: np.ndarray = model.head(y[0])
         return self.logits
@@ -368,6 +377,6 @@ class TransformerDecoding:
     def select(self, rows: Any) -> None:
         """Let row r go on from what row rows[r] has read: (B',) integers."""
         self._cache.reorder(rows)
-        self._memory = self._memory[:, rows]
         self._blocked = None if self._blocked is None else self._blocked[rows]
-        self.logits = self.logits[rows]
+        rows = placed(rows, self.logits)
+        self._memory, self.logits = self._memory[:, rows], self.logits[rows]

@@ -9,11 +9,13 @@ import numpy as np
 
 from fastseq import functional
 from fastseq.autograd import Tensor
+from fastseq.backends import namespace, placed, to_cpu
 from fastseq.functional import _check
 from fastseq.models._cells import checked_cell
 from fastseq.models._encoders import BertEncoder, RecurrentEncoder, checked_ids
 from fastseq.models.vocabulary import Vocabulary, as_vocabulary
 from fastseq.nn import AttentionPooling, Dropout, Linear, Module, pad_sequences
+from fastseq.nn._inputs import brought
 from fastseq.runtime import generator
 
 _POOLINGS = {"transformer": ("cls", "mean", "attention")}
@@ -133,12 +135,12 @@ class SequenceClassifier(Module):
         ValueError, TypeError, IndexError
             Shapes, lengths or ids that do not fit.
         """
-        ids, lengths = checked_ids(ids, lengths)
+        ids, lengths = checked_ids(ids, lengths, self.head.weight)
         return self.head(self.dropout(self._pooled(*self._prepared(ids, lengths, segments))))
 
     def loss(self, ids: Any, lengths: Any, labels: Any, segments: Any = None) -> Any:
         """Cross-entropy of the classes (B,), of which -100 does not count, recorded: what `fs.training.fit` minimises."""
-        return functional.cross_entropy(self(Tensor(ids), lengths, segments), np.asarray(labels))
+        return functional.cross_entropy(self(Tensor(ids), lengths, segments), brought(labels, self.head.weight, "labels"))
 
     def classify(self, texts: Iterable[Any], *, batch_size: int = 64) -> list[Any]:
         """The likeliest class of each text: a name of `classes`.
@@ -157,7 +159,7 @@ class SequenceClassifier(Module):
         if isinstance(texts, str):
             raise TypeError("texts: expected several, got one; put it into a list")
         with self.evaluating():
-            parts = [self(*batch) for batch in padded((self.vocabulary.encode(text) for text in texts), batch_size)]
+            parts = [to_cpu(self(*batch)) for batch in padded((self.vocabulary.encode(text) for text in texts), batch_size)]
         return np.concatenate([np.zeros((0, len(self.classes)), self.head.weight.dtype), *parts])
 
     def attention(self, ids: Any, lengths: Any = None) -> np.ndarray:
@@ -171,12 +173,12 @@ class SequenceClassifier(Module):
             If the pooling is neither "attention" nor "cls".
         """
         _check.choice("pooling", self.pooling, ("attention", "cls"))
-        ids, lengths = checked_ids(_check.data(ids), lengths)
+        ids, lengths = checked_ids(_check.data(ids), lengths, self.head.weight)
         with self.evaluating():
             ids, lengths, segments = self._prepared(ids, lengths, None)
             if self.pool is not None:
-                return self.pool(self._states(ids, lengths, segments)[0], lengths, return_weights=True)[1]
-            weights = self.encoder.attention(ids, lengths, segments)[:, 0, 1:]
+                return to_cpu(self.pool(self._states(ids, lengths, segments)[0], lengths, return_weights=True)[1])
+            weights = to_cpu(self.encoder.attention(ids, lengths, segments))[:, 0, 1:]
         return weights / np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(weights.dtype).tiny)
 
     def configuration(self) -> dict[str, Any]:
@@ -188,9 +190,10 @@ class SequenceClassifier(Module):
         if self.pooling != "cls":
             return ids, lengths, segments
         values = _check.data(ids)
-        longer = np.concatenate([np.full((1, values.shape[1]), self.vocabulary.start_id, values.dtype), values])
+        longer = functional.concatenate([placed(np.full((1, values.shape[1]), self.vocabulary.start_id, values.dtype), values), values])
         if segments is not None:
-            segments = np.concatenate([np.zeros_like(np.asarray(segments)[:1]), segments])
+            kinds = brought(segments, self.head.weight, "segments")
+            segments = functional.concatenate([namespace(kinds).zeros_like(kinds[:1]), kinds])
         return Tensor(longer) if isinstance(ids, Tensor) else longer, lengths + 1, segments
 
     def _states(self, ids: Any, lengths: np.ndarray, segments: Any) -> tuple[Any, Any]:
@@ -213,7 +216,8 @@ class SequenceClassifier(Module):
 def mean_over(y: Any, lengths: np.ndarray) -> Any:
     """The average (B, H) of the steps (T, B, H) of each row, zeros for a row without any."""
     inside = np.arange(len(y))[:, None] < lengths
-    return (y * (inside / np.maximum(lengths, 1)).astype(y.dtype)[:, :, None]).sum(axis=0)
+    shares = placed((inside / np.maximum(lengths, 1)).astype(y.dtype), _check.data(y))
+    return (y * shares[:, :, None]).sum(axis=0)
 
 
 def named(name: str, value: int | Sequence[Any]) -> list[Any]:

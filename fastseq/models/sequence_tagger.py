@@ -9,11 +9,13 @@ import numpy as np
 
 from fastseq import functional
 from fastseq.autograd import Tensor
+from fastseq.backends import to_cpu
 from fastseq.functional import _check
 from fastseq.models._encoders import RecurrentEncoder, checked_ids
 from fastseq.models.sequence_classifier import named, padded
 from fastseq.models.vocabulary import Vocabulary, as_vocabulary, split
 from fastseq.nn import Dropout, Linear, Module
+from fastseq.nn._inputs import brought, plain_array
 from fastseq.runtime import generator
 
 
@@ -131,11 +133,12 @@ class SequenceTagger(Module):
         ValueError, TypeError, IndexError
             Shapes, lengths or ids that do not fit.
         """
-        values, features = np.asarray(_check.data(tokens)), None
+        # On a GPU too words are taken apart here: how long each is decides how far the characters' layer reads.
+        values, features = _check.data(tokens) if self.speller is None else _check.plain("tokens", tokens), None
         if self.speller is not None:
             _check.shape("tokens", values, ("T", "B", 1 + self.word_length))
             values, letters = np.ascontiguousarray(values[..., 0]), values[..., 1:]
-        ids, lengths = checked_ids(Tensor(values) if isinstance(tokens, Tensor) else values, lengths, "tokens")
+        ids, lengths = checked_ids(Tensor(values) if isinstance(tokens, Tensor) else values, lengths, self.head.weight, "tokens")
         if self.speller is not None:
             features = self._spelled(letters, lengths, isinstance(tokens, Tensor))
         y, last = self.encoder(ids, lengths, features)
@@ -147,10 +150,10 @@ class SequenceTagger(Module):
 
         It is recorded: what `fs.training.fit` minimises. `fs.training.BucketBatches` makes the batches, of what `encode` gives.
         """
-        scores = self(Tensor(np.asarray(tokens)), lengths)
+        scores = self(Tensor(plain_array(tokens, "tokens")), lengths)
         logits, class_logits = (scores, None) if self.class_head is None else scores
-        loss = functional.cross_entropy(logits.reshape(-1, len(self.tags)), np.asarray(tags).reshape(-1))
-        return loss if class_logits is None else loss + functional.cross_entropy(class_logits, np.asarray(classes))
+        loss = functional.cross_entropy(logits.reshape(-1, len(self.tags)), brought(tags, self.head.weight, "tags").reshape(-1))
+        return loss if class_logits is None else loss + functional.cross_entropy(class_logits, brought(classes, self.head.weight, "classes"))
 
     def encode(self, words: str | Sequence[str]) -> np.ndarray:
         """What the model reads of a sequence: ids (T,), with `characters` (T, 1 + word_length), each id followed by its characters'.
@@ -188,11 +191,11 @@ class SequenceTagger(Module):
         return named_parts | self._options
 
     def _named(self, scores: Any, lengths: np.ndarray) -> list[Any]:
-        logits = scores if self.classes is None else scores[0]
+        logits = to_cpu(scores if self.classes is None else scores[0])
         tags = [[self.tags[k] for k in row[:n]] for row, n in zip(logits.argmax(axis=2).T, lengths, strict=True)]
         if self.classes is None:
             return tags
-        return list(zip(tags, [self.classes[k] for k in scores[1].argmax(axis=1)], strict=True))
+        return list(zip(tags, [self.classes[k] for k in to_cpu(scores[1]).argmax(axis=1)], strict=True))
 
     def _spelled(self, letters: np.ndarray, lengths: np.ndarray, recording: bool) -> Any:
         """What the speller makes of the characters (T, B, C) of each token: (T, B, size)."""
@@ -203,5 +206,6 @@ class SequenceTagger(Module):
         upto = (letters != self.characters.padding_id) * np.arange(1, C + 1)  # a word may hold the padding's own character
         counts = np.where(inside, upto.max(axis=2), 0).reshape(-1)
         letters = np.ascontiguousarray(letters.reshape(T * B, C)[:, : max(1, int(counts.max(initial=0)))].T)
+        letters = brought(letters, self.head.weight, "tokens")
         _, last = self.speller(Tensor(letters) if recording else letters, counts)
         return last.reshape((T, B, self.speller.size))

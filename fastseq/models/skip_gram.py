@@ -8,9 +8,10 @@ import numpy as np
 
 from fastseq import functional
 from fastseq.autograd import Tensor
+from fastseq.backends import to_cpu
 from fastseq.models.vocabulary import as_vocabulary
 from fastseq.nn import Embedding, Module
-from fastseq.nn._inputs import id_input
+from fastseq.nn._inputs import brought, id_input
 from fastseq.runtime import generator
 
 
@@ -84,19 +85,22 @@ class SkipGram(Module):
         -------
         Tensor of one element
         """
-        vectors = self.words(Tensor(id_input(words, "words")))
-        seen = (vectors * self.neighbours(Tensor(id_input(neighbours, "neighbours")))).sum(axis=-1)
-        against = functional.linear(vectors, self.neighbours(Tensor(id_input(drawn, "drawn"))))
+        table = self.words.weight
+        one, other, chance = (Tensor(brought(id_input(ids, name), table, name))
+                              for ids, name in ((words, "words"), (neighbours, "neighbours"), (drawn, "drawn")))  # fmt: skip
+        vectors = self.words(one)
+        seen = (vectors * self.neighbours(other)).sum(axis=-1)
+        against = functional.linear(vectors, self.neighbours(chance))
         return functional.negative_sampling_loss(seen, against, count=self.negatives)
 
     def similarity(self, one: str, other: str) -> float:
         """The cosine of the angle between two words' vectors."""
-        a, b = self.words.weight.data[[self.vocabulary.id(one), self.vocabulary.id(other)]]
+        a, b = (to_cpu(self.words.weight.data[self.vocabulary.id(word)]) for word in (one, other))
         return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
     def nearest(self, word: str, count: int = 10) -> list[tuple[str, float]]:
         """The words whose vectors point most nearly the way of this word's, with the cosines, the nearest first."""
-        table, own = self.words.weight.data, self.vocabulary.id(word)
+        table, own = to_cpu(self.words.weight.data), self.vocabulary.id(word)
         cosines = table @ table[own] / (np.linalg.norm(table, axis=1) * np.linalg.norm(table[own]))
         order = [int(n) for n in np.argsort(-cosines, kind="stable") if n != own]
         return [(self.vocabulary.tokens[n], float(cosines[n])) for n in order[:count]]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastseq.autograd import Tensor, is_recording, record
-from fastseq.backends import foreign, is_gpu
+from fastseq.backends import foreign, is_gpu, placed
 from fastseq.functional._check import boolean as checked_flag
 from fastseq.functional._check import count as checked_size
 from fastseq.functional._check import kind, no_array
@@ -18,6 +18,7 @@ from fastseq.functional._check import size as checked_elements
 
 __all__ = [
     "any_real_input",
+    "brought",
     "checked_dtype",
     "checked_elements",
     "checked_flag",
@@ -120,6 +121,14 @@ def plain_array(x: Any, name: str) -> Any:
     if array.dtype == object and not isinstance(x, np.ndarray):
         raise TypeError(f"{name}: expected an array of numbers, got {_kind(x)}")
     return array
+
+
+def brought(x: Any, weight: Any, name: str) -> Any:
+    """An array-like, or a Tensor's array, where the weights of a model are: the texts that it reads lie in this computer's memory."""
+    array, weight = plain_array(x.data if isinstance(x, Tensor) else x, name), weight.data if isinstance(weight, Tensor) else weight
+    if is_gpu(array):
+        where_the_layer_is(name, array, weight)
+    return placed(array, weight)
 
 
 def _kind(x: Any) -> str:

@@ -49,7 +49,7 @@ def padding_mask(lengths: Any, T: int | None = None) -> np.ndarray:
            [ True,  True,  True],
            [False, False, False]])
     """
-    values = np.asarray(_check.data(lengths))
+    values = _check.plain("lengths", lengths)
     if values.size == 0:
         values = values.astype(np.int64)
     if values.dtype.kind not in "iu":

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastseq import functional
+from fastseq.backends import placed
 from fastseq.models import LanguageModel
 from fastseq.models.carried_state import CarriedState
 from fastseq.optim import Adam
@@ -292,8 +293,8 @@ def bits_per_character(model: LanguageModel, ids: np.ndarray) -> float:
     with without_a_trace(model):
         for inputs, targets in _slices(ids, streams, length):
             logits, state = model(inputs, state)
-            losses = functional.cross_entropy(logits.reshape(-1, logits.shape[2]), targets.reshape(-1), reduction="none")
-            total += float(np.sum(losses, dtype=np.float64))
+            losses = functional.cross_entropy(logits.reshape(-1, logits.shape[2]), placed(targets.reshape(-1), logits), reduction="none")
+            total += float(losses.sum(dtype=np.float64))
     return total / (streams * length) / math.log(2)
 
 

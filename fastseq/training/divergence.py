@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastseq.autograd import Tensor
+from fastseq.backends import is_gpu, namespace, to_cpu
 from fastseq.models.carried_state import CarriedState
 from fastseq.nn import Module
 from fastseq.training.evaluation import batch_loss, without_a_trace
@@ -58,7 +59,7 @@ def origin_of_loss(
 
 def origin_of_gradient(model: Module) -> str:
     """Which parameter's gradient is not finite; of several the last one of the model, for gradients come from the end."""
-    bad = [name for name, p in model.named_parameters() if p.grad is not None and _bad(np.asarray(p.grad))]
+    bad = [name for name, p in model.named_parameters() if p.grad is not None and _bad(getattr(p.grad, "values", p.grad))]
     if not bad:
         return "the norm of the gradient overflows"
     return f"the gradient of {bad[-1]} is not finite" + (f", nor are those of {len(bad) - 1} parameters before it" if bad[1:] else "")
@@ -96,7 +97,7 @@ def _leaves(value: Any) -> Iterator[np.ndarray]:
             yield from _leaves(part)
     elif isinstance(value, Tensor):
         yield value.data
-    elif isinstance(value, np.ndarray):
+    elif isinstance(value, np.ndarray) or is_gpu(value):
         yield value
 
 
@@ -110,10 +111,12 @@ def _named(model: Module) -> Iterator[tuple[str, str, np.ndarray]]:
 
 def _bad(array: Any) -> bool:
     array = array.data if isinstance(array, Tensor) else array
-    return isinstance(array, np.ndarray) and array.dtype.kind == "f" and not np.isfinite(array).all()
+    if not (isinstance(array, np.ndarray) or is_gpu(array)) or array.dtype.kind != "f":
+        return False
+    return not bool(namespace(array).isfinite(array).all())
 
 
 def _first(array: Any) -> str:
-    array = array.data if isinstance(array, Tensor) else array
+    array = to_cpu(array.data if isinstance(array, Tensor) else array)
     at = np.unravel_index(np.flatnonzero(~np.isfinite(array))[0], array.shape)
     return f"{array[at]} at [{', '.join(map(str, at))}]"

@@ -6,7 +6,10 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
 from fastseq.autograd import Tensor, no_grad
+from fastseq.backends import is_gpu, placed
 from fastseq.models.carried_state import CarriedState
 from fastseq.nn import Module
 from fastseq.training.random_state import random_state, restore_random_state
@@ -70,9 +73,12 @@ def without_a_trace(model: Module, state: CarriedState | None = None) -> Iterato
 
 
 def batch_loss(model: Any, batch: Any, loss: Callable[..., Any] | None, state: CarriedState | None) -> Tensor:
-    """The loss of one batch, as `fit` computes it."""
+    """The loss of one batch, as `fit` computes it; its arrays go where the model is."""
     if not isinstance(batch, (tuple, list)):
         raise TypeError(f"batches: expected tuples of arrays, got {type(batch).__name__}")
+    home = next((parameter.data for parameter in model.parameters()), None)
+    if is_gpu(home):
+        batch = [placed(a, home) if isinstance(a, np.ndarray) and a.dtype.kind in "biuf" else a for a in batch]
     if loss is None:
         value = model.loss(*batch) if state is None else model.loss(*batch, state)
     else:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fastseq.backends import placed
 from fastseq.models.carried_state import CarriedState
 from fastseq.optim import clip_grad_norm
 from fastseq.training.callbacks import Callback
@@ -50,7 +51,7 @@ def fit(
     ----------
     model : nn.Module
     batches : iterable of tuples of arrays, (*inputs, target)
-        Gone through once per epoch: `Batches`, `BucketBatches`, `TextStreams`, a list, or an object of your own with
+        NumPy's, of which each batch goes where the model is. Gone through once per epoch: `Batches`, `BucketBatches`, `TextStreams`, a list, or an object of your own with
         ``__iter__``. One whose order does not follow from the process's generators alone has `state_dict` and
         `load_state_dict`, so that a resumed training sees the same batches.
     loss : function (output, target) -> Tensor of one element, optional
@@ -154,7 +155,7 @@ class _Loop:
             losses.append(float(loss.item()))
             if not math.isfinite(losses[-1]):
                 raise self._diverged(f"the loss became {losses[-1]}", origin_of_loss(s.model, batch, s.loss, s.carried, constants=s.constants))
-            loss.backward(np.full(loss.shape, weight / sum(weights), loss.dtype))
+            loss.backward(placed(np.full(loss.shape, weight / sum(weights), loss.dtype), loss.data))
         at.norm = clip_grad_norm(s.parameters(), self.max_norm)
         if not math.isfinite(at.norm):
             raise self._diverged(f"the norm of the gradient became {at.norm}", origin_of_gradient(s.model))

@@ -9,11 +9,16 @@ nvidia-cuda-nvrtc.
 import argparse
 import ctypes
 import functools
+import hashlib
 import importlib.util
+import json
+import os
 import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.cuda.emulator.build import cache
 
 KERNELS = Path(__file__).resolve().parents[2] / "fastseq" / "backends" / "kernels"
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.M)
@@ -81,6 +86,22 @@ def compiled(text, macros=(), arch="sm_90"):
     return _parsed(log.value.decode())
 
 
+def compiled_file(file, macros=(), arch="sm_90"):
+    """What `compiled` says of a kernel file, kept where the emulator keeps its files; a source that does not compile is a SyntaxError returned."""
+    text = source(file)
+    key = hashlib.sha256(repr((text, macros, arch, library_path().name, Path(__file__).read_text())).encode()).hexdigest()[:32]
+    kept = cache() / f"{key}.json"
+    if not kept.exists():
+        try:
+            found = compiled(text, macros, arch)
+        except SyntaxError as error:
+            return error
+        part = kept.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(found))
+        part.replace(kept)
+    return [Taken(*taken) for taken in json.loads(kept.read_text())]
+
+
 def _parsed(log):
     found = []
     for part in re.split(r"Compiling entry function ", log)[1:]:
@@ -99,10 +120,9 @@ def main(arguments):
     parser.add_argument("macros", nargs="*", metavar="NAME=VALUE")
     parser.add_argument("--arch", default="sm_90")
     asked = parser.parse_args(arguments)
-    try:
-        found = compiled(source(asked.file), asked.macros, asked.arch)
-    except SyntaxError as error:
-        sys.stderr.write(f"{error}\n")
+    found = compiled_file(asked.file, tuple(asked.macros), asked.arch)
+    if isinstance(found, SyntaxError):
+        sys.stderr.write(f"{found}\n")
         return 1
     for taken in found:
         sys.stdout.write(

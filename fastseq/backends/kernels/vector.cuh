@@ -1,6 +1,6 @@
-// Accesses of 16 bytes, LANES elements of REAL at a time, where arrays and sizes allow them; and sums and maxima over a warp.
+// Accesses of 16 bytes, LANES elements of REAL at a time, where arrays and sizes allow them.
 //
-// A kernel that is bound by bytes asks for them with as few instructions as it can. The order of the sums depends on sizes alone.
+// A kernel that is bound by bytes asks for them with as few instructions as it can.
 #pragma once
 
 #define LANES (16 / (int)sizeof(REAL))
@@ -13,6 +13,8 @@ __device__ __forceinline__ void load_lanes(double (&v)[2], const double *p) {
     const double2 a = *reinterpret_cast<const double2 *>(p);
     v[0] = a.x, v[1] = a.y;
 }
+__device__ __forceinline__ void load_lanes(REAL (&v)[1], const REAL *p) { v[0] = *p; }
+__device__ __forceinline__ void store_lanes(REAL *p, const REAL (&v)[1]) { *p = v[0]; }
 __device__ __forceinline__ void store_lanes(float *p, const float (&v)[4]) { *reinterpret_cast<float4 *>(p) = make_float4(v[0], v[1], v[2], v[3]); }
 __device__ __forceinline__ void store_lanes(double *p, const double (&v)[2]) { *reinterpret_cast<double2 *>(p) = make_double2(v[0], v[1]); }
 

@@ -7,6 +7,8 @@ import weakref
 
 import numpy as np
 
+from tests.cuda.emulator import build
+
 
 class CUDARuntimeError(RuntimeError):
     """As `cupy_backends.cuda.api.runtime` has it, with a text alone."""
@@ -43,6 +45,8 @@ _libc.free.argtypes = [ctypes.c_void_p]
 _libc.posix_memalign.argtypes = [ctypes.POINTER(ctypes.c_void_p), ctypes.c_size_t, ctypes.c_size_t]
 _used = 0
 ALIGNMENT = 512  # of CuPy's pool
+# Bytes behind each array that are no numbers, for who reads them, and that are looked at after each launch; a sanitizer has its own.
+BEHIND = b"" if build.ASAN else b"\xff" * 64
 
 
 def _freed(pointer, size):
@@ -61,13 +65,17 @@ class Memory:
         if _used + size > settings.memory:
             raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes (allocated so far: {_used:,} bytes).")
         pointer = ctypes.c_void_p()
-        if _libc.posix_memalign(ctypes.byref(pointer), ALIGNMENT, max(size, 1)):
+        if _libc.posix_memalign(ctypes.byref(pointer), ALIGNMENT, max(size + len(BEHIND), 1)):
             raise MemoryError
         _used += size
         self.ptr, self.size, self.device_id = pointer.value, size, 0
-        ctypes.memset(self.ptr, 0xFF, size)
+        ctypes.memset(self.ptr, 0xFF, size + len(BEHIND))
         weakref.finalize(self, _freed, self.ptr, size).atexit = False
         self.__array_interface__ = {"data": (self.ptr, False), "shape": (size,), "typestr": "|u1", "version": 3}
+
+    def intact(self):
+        """Whether nothing was written behind it."""
+        return ctypes.string_at(self.ptr + self.size, len(BEHIND)) == BEHIND
 
 
 class MemoryPointer:

@@ -1,5 +1,7 @@
 """CuPy's RawModule on the emulator, with the checks that a driver makes and those that it leaves out."""
 
+import weakref
+
 import numpy as np
 
 from tests.cuda.emulator import build
@@ -71,7 +73,15 @@ class RawKernel:
             if grid[0] * grid[1] * grid[2] > most:
                 raise CUDADriverError(f"CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE: {self.name}: {grid} blocks, {most} fit")
         data = self._marshalled(args)
-        device.submit(lambda: self._kernel.run(grid, block, data, shared_mem, self.enable_cooperative_groups))
+        memories = [weakref.ref(a.data.mem) if isinstance(a, ndarray) else None for a in args]
+
+        def run():
+            self._kernel.run(grid, block, data, shared_mem, self.enable_cooperative_groups)
+            for i, memory in enumerate(memories):
+                if memory is not None and memory() is not None and not memory().intact():
+                    raise build.EmulatorError(f"{self.name}: something was written behind the array of argument {i}")
+
+        device.submit(run)
 
     def _marshalled(self, args):
         parameters = self._kernel.parameters

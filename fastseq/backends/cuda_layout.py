@@ -1,0 +1,98 @@
+"""How the kernels that are bound by bytes are laid over a GPU: elements, rows and columns on blocks and threads.
+
+It depends on shapes and dtypes alone, not on the device, and so does the order of every sum.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+from fastseq.backends.cuda_launch import Kernel, contiguous, kernel, macros_of
+
+Array = Any
+
+#: Threads of a block, where nothing else asks for another number.
+THREADS = 256
+#: Bytes of an access.
+_ACCESS = 16
+#: A column kernel's block: a warp along the columns, and so many rows at a time; COLUMN_ROWS in columns.cuh.
+_COLUMN_ROWS = 8
+#: Blocks that keep a GPU of the H100's size busy with a reduction, some for each of its multiprocessors.
+_BLOCKS = 512
+#: Threads of a row and the bytes of it that one may keep in registers, shortest rows first.
+_ROWS = ((32, 128), (256, 64), (1024, 64))
+
+
+def aligned(x: Array) -> Array:
+    """x with its elements in order from a multiple of 16 bytes on; itself where it is so."""
+    x = contiguous(x)
+    return x if x.size == 0 or x.data.ptr % _ACCESS == 0 else x.copy()
+
+
+def blocks_of(n: int, itemsize: int) -> int:
+    """Blocks of THREADS threads with one access each for n elements."""
+    return -(-n * itemsize // (_ACCESS * THREADS))
+
+
+class RowLayout(NamedTuple):
+    """What rows.cuh is compiled with, and a launch."""
+
+    macros: dict[str, Any]
+    kept: bool  # in registers
+    block: tuple[int, int]  # threads of a row, rows
+    shared: int  # bytes
+
+    def kernel(self, file: str, name: str) -> Kernel:
+        """The function of kernels/<file> for these rows."""
+        return kernel(file, name, **self.macros)
+
+    def blocks(self, rows: int) -> int:
+        """For so many rows."""
+        return -(-rows // self.block[1])
+
+
+@functools.cache
+def row_layout(N: int, dtype: Any, arrays: int = 1) -> RowLayout:
+    """For rows of N elements; `arrays`: into how many the registers are to be shared."""
+    width = _ACCESS // dtype.itemsize
+    width = width if N % width == 0 else 1
+    for threads, kept in _ROWS:
+        accesses = -(-N // (threads * width))
+        if accesses * width * dtype.itemsize * arrays <= kept:
+            packs = 1 << (accesses - 1).bit_length()  # few sizes, so that few are compiled
+            break
+    else:
+        packs = 0
+    macros = macros_of(dtype) | {"ROW": threads, "W": width, "PACKS": packs}
+    return RowLayout(macros, packs > 0, (threads, THREADS // threads or 1), 64 * dtype.itemsize)
+
+
+class ColumnLayout(NamedTuple):
+    """What columns.cuh is compiled with, and a launch."""
+
+    macros: dict[str, Any]
+    grid: tuple[int, int]
+    rows: int  # of a block
+    shared: int  # bytes
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Threads along the columns and along the rows."""
+        return 32, _COLUMN_ROWS
+
+    def kernel(self, file: str, name: str) -> Kernel:
+        """The function of kernels/<file> for these columns."""
+        return kernel(file, name, **self.macros)
+
+
+@functools.cache
+def column_layout(M: int, N: int, dtype: Any, *, whole: bool = False) -> ColumnLayout:
+    """For M rows of N elements in parts, of which each makes one sum of a column; `whole`: in one."""
+    width = _ACCESS // dtype.itemsize
+    width = width if N % width == 0 else 1
+    across = -(-N // (32 * width))
+    parts = 1 if whole else max(1, min(-(-M // 64), _BLOCKS // max(across, 1)))
+    rows = -(-M // (parts * _COLUMN_ROWS)) * _COLUMN_ROWS
+    parts = -(-M // rows) if M else 0
+    return ColumnLayout(macros_of(dtype) | {"W": width}, (across, parts), rows, 32 * _COLUMN_ROWS * width * dtype.itemsize)
