@@ -68,9 +68,11 @@ def test_launches_that_a_driver_refuses(cupy, module):
         ("while (n) emu::emu_poll(\"a flag\");", "deadlock.*normal launch.*a flag"),
         ("FSQ_SHARED(s); s[100 + n] = 1;", "wrote behind|heap-buffer-overflow"),
         ("FSQ_SHARED(s); s[112 + n] = 1;", "outside of any array|heap-buffer-overflow"),
-        ("*(volatile int *)(long long)n = 1;", "outside of any array"),
+        ("*(volatile int *)(4096LL * n) = 1;", "outside of any array"),
         ("if (threadIdx.x) __shfl_sync(~1u, n, 0);", "lane 1 reads lane 0"),
         ("if (threadIdx.x) __syncthreads(); else __syncthreads_or(1);", "met at barrier 0"),
+        ("FSQ_SHARED(s); *(float2 *)(s + 4 * n) = make_float2(1, 2);", "misaligned"),
+        ("volatile int local[4]; local[3 + n] = 1;", "outside of a local array"),
         ("volatile char deep[3000000]; deep[n] = 1;", "outside of any array"),
     ],
 )

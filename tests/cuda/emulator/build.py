@@ -26,6 +26,8 @@ ASAN = os.environ.get("FASTSEQ_CUDA_ASAN") == "1"
 _HEADERS = ("types.h", "math.h", "runtime.h", "emulator.h", "launch.h", "switch.h", "runtime.cpp")
 # -ffp-contract=fast: nvcc too fuses a product into the sum that it feeds
 _FLAGS = ["-std=c++17", "-O1", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-fstack-clash-protection", "-fno-exceptions", "-fno-rtti", "-w"]
+# A GPU refuses a misaligned float2, a CPU does not; an index behind a local array is seen where it is no constant.
+_TRAPS = ("-fsanitize=alignment,bounds", "-fsanitize-undefined-trap-on-error")
 # The scheduler's own frames are left in the middle; it tells the sanitizer of the stacks that it goes to.
 _ASAN_FLAGS = {"kernel": ("-fsanitize=address", "-fsanitize-recover=address", "-g"), "runtime": ("-DEMU_ASAN",)}
 _KERNEL = re.compile(
@@ -55,7 +57,7 @@ def _fingerprint():
     state = hashlib.sha256(b"asan" if ASAN else b"")
     for name in _HEADERS:
         state.update((HERE / name).read_bytes())
-    state.update(" ".join(_FLAGS).encode())
+    state.update(" ".join([*_FLAGS, *_TRAPS]).encode())
     state.update(subprocess.run([compiler(), "--version"], capture_output=True, check=True).stdout)
     flags = re.search(r"^flags.*$", Path("/proc/cpuinfo").read_text(), re.M)
     state.update(flags.group().encode() if flags else os.uname().machine.encode())
@@ -78,7 +80,7 @@ def compiled(kind, text, arguments):
         with tempfile.TemporaryDirectory(dir=cache()) as folder:
             source, output = Path(folder) / f"{kind}.cpp", Path(folder) / "out.so"
             source.write_text(text)
-            flags = [*_FLAGS, f"-I{HERE}", *(_ASAN_FLAGS.get(kind, ()) if ASAN else ())]
+            flags = [*_FLAGS, f"-I{HERE}", *(_TRAPS if kind == "kernel" else ()), *(_ASAN_FLAGS.get(kind, ()) if ASAN else ())]
             _gxx([*flags, *arguments, "-o", str(output), str(source), "-lm"])
             output.replace(path)
     return path

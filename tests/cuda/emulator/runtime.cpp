@@ -268,7 +268,7 @@ void on_signal(int number, siginfo_t *info, void *) {
         char who[128];
         describe(self(), who, sizeof who);
         snprintf(message, sizeof message, "%s: %s at %p", who,
-                 number == SIGSEGV ? "access outside of any array, or a misaligned one" : number == SIGFPE ? "division of a whole number by zero" : "misaligned access",
+                 number == SIGSEGV ? "access outside of any array, or a misaligned one" : number == SIGFPE ? "division of a whole number by zero" : "misaligned access, or an index outside of a local array",
                  info->si_addr);
         failed = true;
         leave();
