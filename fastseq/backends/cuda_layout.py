@@ -35,6 +35,14 @@ def blocks_of(n: int, itemsize: int) -> int:
     return -(-n * itemsize // (_ACCESS * THREADS))
 
 
+def access_width(N: int, itemsize: int) -> int:
+    """Elements of an access to rows of N: the greatest power of two that N is a multiple of, within 16 bytes."""
+    width = _ACCESS // itemsize
+    while N % width:
+        width //= 2
+    return width
+
+
 class RowLayout(NamedTuple):
     """What rows.cuh is compiled with, and a launch."""
 
@@ -55,8 +63,7 @@ class RowLayout(NamedTuple):
 @functools.cache
 def row_layout(N: int, dtype: Any, arrays: int = 1) -> RowLayout:
     """For rows of N elements; `arrays`: into how many the registers are to be shared."""
-    width = _ACCESS // dtype.itemsize
-    width = width if N % width == 0 else 1
+    width = access_width(N, dtype.itemsize)
     for threads, kept in _ROWS:
         accesses = -(-N // (threads * width))
         if accesses * width * dtype.itemsize * arrays <= kept:
@@ -89,8 +96,7 @@ class ColumnLayout(NamedTuple):
 @functools.cache
 def column_layout(M: int, N: int, dtype: Any, *, whole: bool = False) -> ColumnLayout:
     """For M rows of N elements in parts, of which each makes one sum of a column; `whole`: in one."""
-    width = _ACCESS // dtype.itemsize
-    width = width if N % width == 0 else 1
+    width = access_width(N, dtype.itemsize)
     across = -(-N // (32 * width))
     parts = 1 if whole else max(1, min(-(-M // 64), _BLOCKS // max(across, 1)))
     rows = -(-M // (parts * _COLUMN_ROWS)) * _COLUMN_ROWS

@@ -1,6 +1,6 @@
 // Columns of a matrix (M, N), W of them for each of 32 threads; a block's COLUMN_ROWS rows of threads take turns on its rows.
 //
-// W is LANES where N is a multiple of it, else 1. A column's sum is made in parts, one for each row of blocks (cuda_layout.py).
+// W is the greatest power of two that N is a multiple of, LANES at most. A column's sum is made in parts, one for each row of blocks (cuda_layout.py).
 #pragma once
 #include "vector.cuh"
 

@@ -1,7 +1,7 @@
 // Rows of N elements on ROW threads each, threadIdx.x; threadIdx.y counts the rows of a block, of which there is one where ROW > 32.
 //
 // ROW   32, a warp, or a multiple of it
-// W     elements of an access: LANES, where N is a multiple of it and rows begin at multiples of 16 bytes, else 1
+// W     elements of an access: the greatest power of two that N is a multiple of, LANES at most; rows begin where such accesses may
 // PACKS accesses of a thread, where its part of the row stays in registers; 0: the row is too long, and each pass reads it again
 // Which of them a row gets depends on N alone (cuda_layout.py), and with them the order of its sums.
 #pragma once
