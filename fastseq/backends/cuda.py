@@ -28,6 +28,10 @@ from fastseq.backends.cuda_optim import sum_squares as sum_squares
 from fastseq.backends.cuda_pointwise import dropout as dropout
 from fastseq.backends.cuda_pointwise import pointwise_backward as pointwise_backward
 from fastseq.backends.cuda_pointwise import pointwise_forward as pointwise_forward
+from fastseq.backends.cuda_recurrent import recurrent_backward as recurrent_backward
+from fastseq.backends.cuda_recurrent import recurrent_forward as recurrent_forward
+from fastseq.backends.cuda_recurrent import recurrent_pack as recurrent_pack
+from fastseq.backends.cuda_recurrent import recurrent_stack as recurrent_stack
 from fastseq.backends.cuda_softmax import cross_entropy_backward as cross_entropy_backward
 from fastseq.backends.cuda_softmax import cross_entropy_forward as cross_entropy_forward
 from fastseq.backends.cuda_softmax import linear_cross_entropy_backward as linear_cross_entropy_backward

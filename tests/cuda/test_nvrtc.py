@@ -48,6 +48,10 @@ TABLE = [
     ("pointwise.cu", "REAL=double", False),
     *((file, macros, "double" in macros) for file in ("softmax.cu", "cross_entropy.cu", "layer_norm.cu") for macros in ROWS),
     *((file, macros, False) for file in ("bias.cu", "cross_entropy_backward.cu", "layer_norm_sums.cu", "embedding.cu", "optim.cu") for macros in COLUMNS),
+    *(("recurrent_cells.cu", f"REAL={real} CELL={cell}", real == "double") for real in ("float", "double") for cell in (0, 2, 3)),
+    *(("recurrent_gated.cu", f"REAL={real} CELL={cell}", False) for real, cell in (("float", 4), ("double", 5), ("float", 6), ("float", 7))),
+    *(("recurrent_norm.cu", f"REAL={real} CELL={cell}", real == "double") for real in ("float", "double") for cell in (2, 3)),
+    *((file, f"REAL={real} CELL={cell}", False) for file in ("recurrent_ends.cu", "recurrent_sums.cu") for real, cell in (("float", 7), ("double", 2))),
 ]
 
 

@@ -116,6 +116,10 @@ def _bytes(value, parameter, where):
         if kind != "p":
             raise TypeError(f"{where}: a pointer for a parameter that is none")
         return pointer.to_bytes(8, "little")
+    if isinstance(value, np.ndarray) and kind == "s":
+        if value.size != 1 or value.nbytes != parameter.size:
+            raise TypeError(f"{where}: {value.nbytes} bytes for a structure of {parameter.size}")
+        return value.tobytes()
     if type(value) in (bool, int, float):
         value = {bool: np.bool_, int: np.int64, float: np.float64}[type(value)](value)
     if not isinstance(value, np.generic):
