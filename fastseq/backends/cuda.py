@@ -11,6 +11,12 @@ from fastseq.backends.cuda_additive import additive_attention_backward as additi
 from fastseq.backends.cuda_additive import additive_attention_forward as additive_attention_forward
 from fastseq.backends.cuda_attention import attention_backward as attention_backward
 from fastseq.backends.cuda_attention import attention_forward as attention_forward
+from fastseq.backends.cuda_conv import batch_norm_backward as batch_norm_backward
+from fastseq.backends.cuda_conv import batch_norm_forward as batch_norm_forward
+from fastseq.backends.cuda_conv import conv_backward as conv_backward
+from fastseq.backends.cuda_conv import conv_forward as conv_forward
+from fastseq.backends.cuda_conv import max_pool_backward as max_pool_backward
+from fastseq.backends.cuda_conv import max_pool_forward as max_pool_forward
 from fastseq.backends.cuda_embedding import embedding_backward as embedding_backward
 from fastseq.backends.cuda_embedding import embedding_forward as embedding_forward
 from fastseq.backends.cuda_embedding import ids_find_outside as ids_find_outside
