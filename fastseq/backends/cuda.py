@@ -38,6 +38,7 @@ from fastseq.backends.cuda_recurrent import recurrent_backward as recurrent_back
 from fastseq.backends.cuda_recurrent import recurrent_forward as recurrent_forward
 from fastseq.backends.cuda_recurrent import recurrent_pack as recurrent_pack
 from fastseq.backends.cuda_recurrent import recurrent_stack as recurrent_stack
+from fastseq.backends.cuda_recurrent_stream import recurrent_stream as recurrent_stream
 from fastseq.backends.cuda_softmax import cross_entropy_backward as cross_entropy_backward
 from fastseq.backends.cuda_softmax import cross_entropy_forward as cross_entropy_forward
 from fastseq.backends.cuda_softmax import linear_cross_entropy_backward as linear_cross_entropy_backward

@@ -13,33 +13,21 @@ import cupy
 import numpy as np
 
 from fastseq.backends import cuda_recurrent_weights
-from fastseq.backends.cuda_launch import contiguous, gemm, int64
+from fastseq.backends.cuda_launch import contiguous, int64
+from fastseq.backends.cuda_recurrent_call import Call, Packed, Upstream
 from fastseq.backends.cuda_recurrent_masks import keys_of
 from fastseq.backends.cuda_recurrent_plan import Plan, Shape, below
 from fastseq.backends.cuda_recurrent_pool import Held, Lease, home
-from fastseq.backends.recurrent import Noise, Weights, gates_of
+from fastseq.backends.recurrent import Noise, Weights
 
 Array = Any
 
 _NO_NOISE = Noise()
 
 
-class Packed(NamedTuple):
-    """A layer's weights: the arrays themselves, read in every call."""
-
-    cell: str
-    directions: tuple[Weights, ...]
-
-
 def recurrent_pack(cell: str, directions: tuple[Weights, ...], *, packed: Any = None) -> Any:
     """A layer as the other functions take it: the arrays as they are, so that nothing is ever out of date."""
     return Packed(cell, directions)
-
-
-def sizes_of(packed: Packed) -> tuple[int, int]:
-    """P and H."""
-    rows, P = packed.directions[0].w_hh.shape
-    return P, rows // gates_of(packed.cell)
 
 
 class _Part(NamedTuple):
@@ -51,20 +39,10 @@ class _Part(NamedTuple):
     T: int
 
 
-class _Call(NamedTuple):
-    """What forward was called with; backward reads it too."""
-
-    packed: Packed
-    x: Array
-    lengths: Array | None
-    reset: Array | None
-    noise: Noise
-
-
 class _Cache(NamedTuple):
     """Of one part: its steps, in its plan."""
 
-    call: _Call
+    call: Call
     part: _Part
     held: Held
 
@@ -72,7 +50,7 @@ class _Cache(NamedTuple):
 class _Checkpoints(NamedTuple):
     """Of a call in segments of `every` steps: the states before each, by direction and segment."""
 
-    call: _Call
+    call: Call
     every: int
     h: list[list[Array | None]]
     c: list[list[Array | None]]
@@ -81,7 +59,7 @@ class _Checkpoints(NamedTuple):
 class _Empty(NamedTuple):
     """Of a call without a step, a row or a unit."""
 
-    call: _Call
+    call: Call
 
 
 def recurrent_forward(
@@ -98,10 +76,9 @@ def recurrent_forward(
     checkpoint_every: int | None = None,
 ) -> tuple[Array, Array, Array | None, Array | None, Any]:
     """y (T, B, D P), the last h and c, every c (D, T, B, H) where `states` asks, and, in training, what `recurrent_backward` needs."""
-    (T, B, _), D, (P, H) = x.shape, len(packed.directions), sizes_of(packed)
+    (T, B, _), D, (_, P, H) = x.shape, len(packed.directions), packed.sizes
     lengths, reset = (None if a is None else contiguous(cupy.asarray(a)) for a in (lengths, reset))
-    dense = Packed(packed.cell, tuple([Weights(*[None if w is None else contiguous(w) for w in ws]) for ws in packed.directions]))
-    call = _Call(dense, contiguous(x), lengths, reset, noise)
+    call = Call(packed.dense(), contiguous(x), lengths, reset, noise)
     lstm = packed.cell == "lstm"
     y = cupy.empty((T, B, D * P), x.dtype)
     cells = cupy.empty((D, T, B, H), x.dtype) if lstm and states else None
@@ -121,13 +98,12 @@ def recurrent_forward(
     return y, h_n, c_n, cells, held
 
 
-def _plan_shape(call: _Call, part: _Part, training: bool, cells: bool) -> Shape:
-    packed, noise, (P, H) = call.packed, call.noise, sizes_of(call.packed)
+def _plan_shape(call: Call, part: _Part, training: bool, cells: bool) -> Shape:
+    packed, noise, (_, P, H) = call.packed, call.noise, call.packed.sizes
     draw = noise.training
     lstm = packed.cell == "lstm"
-    present = tuple(name for name, w in zip(Weights._fields, packed.directions[part.first], strict=True) if w is not None)
     return Shape(
-        packed.cell, call.x.dtype.char, part.D, part.first, len(packed.directions), part.T, call.x.shape[1], H, P, present,
+        packed.cell, call.x.dtype.char, part.D, part.first, len(packed.directions), part.T, call.x.shape[1], H, P, packed.present,
         flags=call.lengths is not None or call.reset is not None, reset=call.reset is not None,
         drop=draw and noise.recurrent_dropout > 0, zone_h=noise.zoneout_h, zone_c=noise.zoneout_c if lstm else 0.0, draw=draw,
         training=training, cells=lstm and (training or cells), stream=False,
@@ -135,7 +111,7 @@ def _plan_shape(call: _Call, part: _Part, training: bool, cells: bool) -> Shape:
 
 
 def _forward(
-    call: _Call,
+    call: Call,
     part: _Part,
     training: bool,
     h_0: Array | None,
@@ -151,7 +127,7 @@ def _forward(
     plan = lease.plan
     directions = call.packed.directions[part.first : part.first + part.D]
     plan.load_weights(directions)
-    _input_products(plan, directions, call.x[part.start : part.start + part.T])
+    plan.load_inputs(directions, call.x[part.start : part.start + part.T])
     _begin(plan, call, part, h_0, c_0)
     plan.forward_loop.run(plan.forward_step, range(part.T))
     rows = shape.D * shape.B
@@ -165,20 +141,7 @@ def _forward(
     return None
 
 
-def _input_products(plan: Plan, directions: tuple[Weights, ...], x: Array) -> None:
-    """x W_ih^T of all steps, or layer norm of it."""
-    T, B, I = x.shape
-    x = x.reshape(T * B, I)
-    for d, w in enumerate(directions):
-        gates = plan.gates[d].reshape(T * B, -1)
-        sums = gates if plan.x_sums is None else plan.x_sums[d].reshape(T * B, -1)
-        gemm(x, w.w_ih.T, sums)
-        if plan.normed:
-            arguments = gates, sums, plan.x_stats[d], w.ln_ih_weight, w.ln_ih_bias, gates.shape[1]
-            plan.by_rows("norm_rows", T * B, arguments)
-
-
-def _begin(plan: Plan, call: _Call, part: _Part, h_0: Array | None, c_0: Array | None) -> None:
+def _begin(plan: Plan, call: Call, part: _Part, h_0: Array | None, c_0: Array | None) -> None:
     """Which rows have which steps, the masks, and the states before the first step."""
     shape, noise = plan.shape, call.noise
     if shape.flags:
@@ -202,7 +165,7 @@ def _begin(plan: Plan, call: _Call, part: _Part, h_0: Array | None, c_0: Array |
 # ---------------------------------------------------------------- checkpoints
 
 
-def _segments(call: _Call, every: int, d: int) -> list[_Part]:
+def _segments(call: Call, every: int, d: int) -> list[_Part]:
     """Direction d's, in the order in which it goes through them."""
     T = len(call.x)
     parts = [_Part(d, 1, start, min(every, T - start)) for start in range(0, T, every)]
@@ -210,7 +173,7 @@ def _segments(call: _Call, every: int, d: int) -> list[_Part]:
 
 
 def _forward_in_segments(
-    call: _Call, every: int, h_0: Array | None, c_0: Array | None, y: Array, h_n: Array, c_n: Array | None, cells: Array | None
+    call: Call, every: int, h_0: Array | None, c_0: Array | None, y: Array, h_n: Array, c_n: Array | None, cells: Array | None
 ) -> _Checkpoints:
     h, c = [], []
     for d in range(len(call.packed.directions)):
@@ -243,13 +206,13 @@ def recurrent_backward(
 ) -> dict[str, Any]:
     """Backpropagation through time: dx, dh_0, dc_0, weights (`Weights` of gradients for each direction) and dstates."""
     call = cache.call
-    (T, B, _), D, (P, H), dtype = call.x.shape, len(call.packed.directions), sizes_of(call.packed), call.x.dtype
+    (T, B, _), D, (_, P, H), dtype = call.x.shape, len(call.packed.directions), call.packed.sizes, call.x.dtype
     lstm = call.packed.cell == "lstm"
     dx = cupy.empty_like(call.x) if need_dx else None
     dh_0, dc_0 = cupy.empty((D, B, P), dtype), cupy.empty((D, B, H), dtype) if lstm else None
     dstates = cupy.empty((D, T, B, P), dtype) if need_dstates else None
     weights: list[Weights | None] = [None] * D
-    upstream = _Upstream(dy, dh_n, dc_n if lstm else None, dcells if lstm else None)
+    upstream = Upstream(dy, dh_n, dc_n if lstm else None, dcells if lstm else None)
     if isinstance(cache, _Empty):
         if dx is not None:
             dx.fill(0)
@@ -265,17 +228,8 @@ def recurrent_backward(
     return {"dx": dx, "dh_0": dh_0, "dc_0": dc_0, "weights": tuple(weights), "dstates": dstates}
 
 
-class _Upstream(NamedTuple):
-    """The gradients that come, of some directions and steps; None for zeros."""
-
-    dy: Array | None
-    dh_n: Array | None
-    dc_n: Array | None
-    dcells: Array | None
-
-
 def _backward(
-    cache: _Cache, upstream: _Upstream, dx: Array | None, dh_0: Array, dc_0: Array | None, dstates: Array | None, need_weights: bool
+    cache: _Cache, upstream: Upstream, dx: Array | None, dh_0: Array, dc_0: Array | None, dstates: Array | None, need_weights: bool
 ) -> list[Weights | None]:
     """A part's. To dx the reverse direction's is added; all else is written."""
     lease, part = cache.held.lease, cache.part
@@ -303,7 +257,7 @@ def _backward(
 
 
 def _backward_in_segments(
-    cache: _Checkpoints, upstream: _Upstream, dx: Array | None, dh_0: Array, dc_0: Array | None, dstates: Array | None, need_weights: bool
+    cache: _Checkpoints, upstream: Upstream, dx: Array | None, dh_0: Array, dc_0: Array | None, dstates: Array | None, need_weights: bool
 ) -> list[Weights | None]:
     """The last segment first: forwards again, and then backwards."""
     call, weights = cache.call, []
@@ -318,7 +272,7 @@ def _backward_in_segments(
             ends = [None if found is None else cupy.empty_like(found[row]) for found in (dh_0, dc_0)]
             again = _forward(call, part, True, cache.h[d][k], cache.c[d][k], None, ends[0], ends[1], None)
             assert again is not None
-            given = _Upstream(
+            given = Upstream(
                 None if upstream.dy is None else upstream.dy[steps], dh, dc, None if upstream.dcells is None else upstream.dcells[row, steps]
             )
             dh, dc = (None if found is None else found[row] if k == 0 else cupy.empty_like(found[row]) for found in (dh_0, dc_0))

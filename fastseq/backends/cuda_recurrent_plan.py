@@ -199,6 +199,17 @@ class Plan:
             self._gather["from"][0] = [0 if getattr(w, n) is None else getattr(w, n).data.ptr for n in _LOOP]
             self.end("gather")((min(-(-most // 256), 1024), len(_LOOP)), 256, (self._gather, self._weights[d]))
 
+    def load_inputs(self, directions: tuple[Weights, ...], x: Array) -> None:
+        """x (T, B, I) times W_ih^T of all steps, or layer norm of it."""
+        rows = self.shape.T * self.shape.B
+        x = x.reshape(rows, x.shape[2])
+        for d, w in enumerate(directions):
+            gates = self.gates[d].reshape(rows, -1)
+            sums = gates if self.x_sums is None else self.x_sums[d].reshape(rows, -1)
+            gemm(x, w.w_ih.T, sums)
+            if self.normed:
+                self.by_rows("norm_rows", rows, (gates, sums, self.x_stats[d], w.ln_ih_weight, w.ln_ih_bias, gates.shape[1]))
+
     # ---------------------------------------------------------------- where a step's operands lie
 
     def at(self, array: Array, s: int, shift: int = 0) -> Array:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import fastseq as fs
 from fastseq.backends import cpu, reference
 from fastseq.backends.recurrent import CELLS, Noise, Weights, gates_of
 from tests.recurrent_problems import NOISE, OPTIONS, Problem, assert_all_same, gradients, options_named
@@ -363,3 +364,23 @@ def test_stacks(cuda, to_gpu, cell, rng):
         assert (got is None) == (want is None)
         if want is not None:
             assert_close(got.get(), want, terms=100)
+
+
+# ---------------------------------------------------------------- layers
+
+
+@pytest.mark.parametrize("options", [{}, {"recurrent_dropout": 0.4, "zoneout": 0.2, "dropout": 0.3, "bidirectional": True}], ids=["plain", "noise"])
+@pytest.mark.parametrize("kind", [fs.nn.LSTM, fs.nn.GRU, fs.nn.MUT1])
+def test_a_layer_trains_as_on_the_cpu(to_gpu, kind, options, rng):
+    """The same masks, outputs, states and gradients."""
+    x, lengths, results = rng.standard_normal((5, 3, 4)).astype(np.float32), np.array([5, 0, 3]), []
+    for place in ("cpu", "cuda"):
+        layer = kind(4, 6, num_layers=2, rng=0, **options).to(place)
+        xs = fs.Tensor(to_gpu(x) if place == "cuda" else x, requires_grad=True)
+        y, state = layer(xs, lengths=lengths)
+        (y * y).sum().backward()
+        ends = state if isinstance(state, tuple) else (state,)
+        found = [y.data, *(e.data for e in ends), xs.grad, *(p.grad for p in layer.parameters())]
+        results.append([a.get() if place == "cuda" else a for a in found])
+    for want, got in zip(*results, strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5)
