@@ -1,7 +1,7 @@
 """The CUDA backend's attention: softmax(scale q k^T + mask) v (part of `cuda.py`).
 
 Kernels in `cuda_attention_tiles.py` take any dtype, any sizes and any numbers; those in `cuda_attention_mma.py` multiply float32 by tensor
-cores. Both see a query's keys in `cuda_attention_call.py`'s terms.
+cores; `cuda_attention_decode.py` has few queries for each head. All see a query's keys in `cuda_attention_call.py`'s terms.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 import cupy
 
+from fastseq.backends import cuda_attention_decode as decode
 from fastseq.backends import cuda_attention_mma as mma
 from fastseq.backends import cuda_attention_tiles as tiles
 from fastseq.backends.attention import AttentionOptions
@@ -36,8 +37,11 @@ def attention_forward(
     y = like(q, call.Dv)
     lse = cupy.empty((call.B, call.heads, call.Tq), call.dtype) if training else None
     w = cupy.zeros((call.B, call.heads, call.Tq, call.Tk), call.dtype) if weights else None
+    if not options.tiles and not weights and decode.takes(call):
+        decode.forward(y, lse, q, k, v, call)
+        return y, lse, None
     run_if = None
-    if mma.takes(call) and not options.tiles:
+    if mma.takes(call) and not options.tiles and not weights:
         plan = mma.prepare(q, k, v, call)
         mma.forward(y, lse, plan, call)
         run_if = plan.special

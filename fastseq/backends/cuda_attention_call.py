@@ -31,6 +31,7 @@ class Call(NamedTuple):
     dtype: Any
     scale: Any  # of dtype
     has_extras: bool  # a mask or dropout
+    has_dropout: bool
     arguments: tuple[Any, ...]
 
     @property
@@ -75,6 +76,11 @@ def like(x: Array, columns: int) -> Array:
     return cupy.empty((T, B, heads, columns), x.dtype).transpose(1, 2, 0, 3)
 
 
+def is_wide(x: Array) -> bool:
+    """Whether rows of x may be read and written 16 bytes at a time."""
+    return x.shape[3] * x.itemsize % 16 == 0 and x.data.ptr % 16 == 0 and all(stride % 16 == 0 for stride in x.strides[:3])
+
+
 def strided(x: Array) -> tuple[Any, ...]:
     """attention.cuh: ATTENTION_ARRAY."""
     return x, *(int64(stride // x.itemsize) for stride in x.strides[:3])
@@ -99,7 +105,7 @@ def call_of(q: Array, k: Array, v: Array, mask: Array | None, key_lengths: Array
     dropout = np.uint64(seed), int64(math.ceil(p * 2.0**32)), real(1 / (1 - p) if p < 1 else 0)
     sizes = heads, heads // max(kv_heads, 1), Tq, Tk, D, Dv, low, high
     arguments = mask, kind, *map(int64, strides), lengths, *sizes, real(options.scale), *dropout
-    return Call(B, heads, kv_heads, Tq, Tk, D, Dv, q.dtype, real(options.scale), mask is not None or p > 0, arguments)
+    return Call(B, heads, kv_heads, Tq, Tk, D, Dv, q.dtype, real(options.scale), mask is not None or p > 0, p > 0, arguments)
 
 
 def _band(options: AttentionOptions, Tq: int, Tk: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import cupy
 import numpy as np
 
 from fastseq.backends import cuda_launch
-from fastseq.backends.cuda_attention_call import Call, strided
+from fastseq.backends.cuda_attention_call import Call, is_wide, strided
 from fastseq.backends.cuda_launch import kernel
 
 Array = Any
@@ -75,11 +75,6 @@ def takes(call: Call) -> bool:
 
 def _up(n: int, step: int) -> int:
     return -(-n // step) * step
-
-
-def is_wide(x: Array) -> bool:
-    """Whether rows of x may be read and written 16 bytes at a time."""
-    return x.shape[3] % 4 == 0 and x.data.ptr % 16 == 0 and all(stride % 16 == 0 for stride in x.strides[:3])
 
 
 def prepare(q: Array, k: Array, v: Array, call: Call) -> _Plan:

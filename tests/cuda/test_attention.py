@@ -226,3 +226,22 @@ def test_tensor_cores(D, options, precision, cuda, to_gpu, rng):
     for name, a, b in zip(NAMES, computed(cuda, to_gpu, inputs, keywords, dy, need_dscores=mask is not None), want, strict=True):
         if b is not None:
             np.testing.assert_allclose(a, b, rtol=0, atol=ALLOWED[precision] * np.abs(b[np.isfinite(b)]).max(), err_msg=name)
+
+
+# ---------------------------------------------------------------- few queries
+
+
+@pytest.mark.parametrize(("D", "Tq", "kv_heads"), [(64, 1, 4), (20, 1, 2), (7, 3, 2), (130, 2, 1)], ids=str)
+@pytest.mark.parametrize("kind", ["", "bool", "float"])
+def test_few_queries(D, Tq, kv_heads, kind, dtype, cuda, to_gpu, rng):
+    q, k, v = arrays(rng, dtype, B=2, heads=4, kv_heads=kv_heads, Tq=Tq, Tk=700, D=D, Dv=D + D % 2)
+    mask = None if not kind else rng.random((2, 4, Tq, 700)) < 0.6 if kind == "bool" else rng.standard_normal((1, 4, 1, 700)).astype(dtype)
+    keywords = {"mask": mask, "key_lengths": np.array([600, 0]), "options": AttentionOptions(D**-0.5, True, 590, 560)}
+    k[:, :, 600:], v[:, :, 600:] = np.nan, np.inf
+    y, lse, _ = cuda.attention_forward(*to_gpu([q, k, v]), **to_gpu(keywords), training=True)
+    k[:, :, 600:], v[:, :, 600:] = 0, 0
+    mask = keywords["mask"]
+    keywords |= {"mask": mask.astype(np.float64) if kind == "float" else mask}
+    want = reference.attention_forward(*(x.astype(np.float64) for x in (q, k, v)), **keywords, training=True)
+    assert_close(y.get(), want[0], dtype=dtype, terms=700 + D, name="y")
+    assert_close(lse.get(), want[1], dtype=dtype, terms=700 + D, name="lse")

@@ -23,6 +23,9 @@ TABLE = [
     ("additive_attention.cu", "REAL=float QUERIES_OF_THREAD=2 QUERIES_OF_WARP=8", False),
     ("additive_attention.cu", "REAL=float QUERIES_OF_THREAD=4 QUERIES_OF_WARP=16", True),
     ("additive_attention.cu", "REAL=double QUERIES_OF_THREAD=2 QUERIES_OF_WARP=16", True),
+    ("attention_decode.cu", "REAL=float PIECES=4 ROWS=1 WIDE=1", False),
+    ("attention_decode.cu", "REAL=float PIECES=2 ROWS=8 WIDE=0", True),
+    ("attention_decode.cu", "REAL=double PIECES=4 ROWS=4 WIDE=1", True),
     ("attention_prepare.cu", "REAL=float FORMAT=16 DIM=64", False),
     ("attention_prepare.cu", "REAL=float FORMAT=96 DIM=96", False),
     *(("attention_forward_mma.cu", f"REAL=float EXTRAS=0 {macros}", False) for macros in (
