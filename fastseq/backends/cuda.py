@@ -17,6 +17,9 @@ from fastseq.backends.cuda_conv import conv_backward as conv_backward
 from fastseq.backends.cuda_conv import conv_forward as conv_forward
 from fastseq.backends.cuda_conv import max_pool_backward as max_pool_backward
 from fastseq.backends.cuda_conv import max_pool_forward as max_pool_forward
+from fastseq.backends.cuda_decoder import attention_decoder_backward as attention_decoder_backward
+from fastseq.backends.cuda_decoder import attention_decoder_forward as attention_decoder_forward
+from fastseq.backends.cuda_decoder import attention_decoder_pack as attention_decoder_pack
 from fastseq.backends.cuda_embedding import embedding_backward as embedding_backward
 from fastseq.backends.cuda_embedding import embedding_forward as embedding_forward
 from fastseq.backends.cuda_embedding import ids_find_outside as ids_find_outside

@@ -8,13 +8,13 @@ import cupy
 import numpy as np
 
 from fastseq.backends.cuda_launch import contiguous, gemm, int64, kernel, macros_of, properties
+from fastseq.backends.cuda_matmul import sum_of_parts
 
 Array = Any
 
 _FILE = "additive_attention.cu"
 _THREADS, _WARPS, _KEYS, _UNITS, _STEP = 256, 8, 64, 64, 32  # as the kernels have them
 _SCORES_BYTES = 32 * 1024  # the most that the scores of a block take of shared memory; longer ones are kept where the weights will be
-_SUM_SHARED = {4: 4 * _THREADS, 8: 8 * _THREADS}
 
 
 def additive_attention_forward(
@@ -85,12 +85,4 @@ def scores_backward(
     backward = kernel(_FILE, "additive_backward", QUERIES_OF_WARP=per_warp, **macros_of(dtype))
     shared = dtype.itemsize * _STEP * (32 * _WARPS + 32 + _WARPS * per_warp + 4) + 16
     backward((units, B, planes), _THREADS, (dq, dk, du, q, k, contiguous(u), ds, on_device(key_lengths), Tq, Tk, D), shared)
-    return dq, dk[0] if planes == 1 else summed(dk).reshape(k.shape), summed(du)
-
-
-def summed(x: Array) -> Array:
-    """The sum over the first axis, flat, in one order."""
-    columns = x.size // len(x)
-    out = cupy.empty(columns, x.dtype)
-    kernel(_FILE, "additive_sum", **macros_of(x.dtype))(-(-columns // 32), _THREADS, (out, x, len(x), int64(columns)), _SUM_SHARED[x.itemsize])
-    return out
+    return dq, dk[0] if planes == 1 else sum_of_parts(dk.reshape(planes, k.size)).reshape(k.shape), sum_of_parts(du)

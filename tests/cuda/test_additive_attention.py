@@ -26,7 +26,7 @@ def run(to_gpu):
     return results
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.integers(1, 3), st.sampled_from([1, 7, 9, 20, 70, 150]), st.sampled_from([1, 5, 32, 35, 64, 65, 150]), st.sampled_from([1, 4, 33, 64, 70]),
     st.sampled_from([1, 31, 32, 70]), st.sampled_from([None, "bool", "bias"]), st.booleans(), st.sampled_from([0.01, 1.0, 12.0]),

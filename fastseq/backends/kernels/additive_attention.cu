@@ -319,19 +319,3 @@ additive_backward(REAL *dq, REAL *dk, REAL *du, const REAL *q, const REAL *k, co
     }
 }
 #endif
-
-// out (columns) = the sum of the rows of x (rows, columns), always in the same order: a block has 32 columns, each warp every eighth row.
-extern "C" __global__ void __launch_bounds__(THREADS) additive_sum(REAL *out, const REAL *x, int rows, long long columns) {
-    FSQ_SHARED(bytes);
-    REAL *partial = reinterpret_cast<REAL *>(bytes); // (WARPS, 32)
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const long long c = (long long)blockIdx.x * 32 + lane;
-    REAL sum = 0;
-    for (int r = warp; r < rows && c < columns; r += WARPS) sum += x[r * columns + c];
-    partial[warp * 32 + lane] = sum;
-    __syncthreads();
-    if (warp || c >= columns) return;
-    sum = 0;
-    for (int w = 0; w < WARPS; w++) sum += partial[w * 32 + lane];
-    out[c] = sum;
-}

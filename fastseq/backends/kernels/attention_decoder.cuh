@@ -1,0 +1,217 @@
+// What the attention decoder's kernels share: products of a few rows by a slice of a weight, and the barrier between their phases.
+//
+// Macros: REAL; ROWS and UNITS, how many rows of the batch and how many hidden units a lane has (a task of a block: 8 ROWS rows, 4 UNITS
+// units); GATES, 4 for an LSTM and 3 for a GRU.
+#pragma once
+#include "additive.cuh"
+
+enum { THREADS = 256, WARPS = THREADS / 32, CHUNK = sizeof(REAL) == 4 ? 32 : 16, LINE = CHUNK + 4, TASK_ROWS = 8 * ROWS, TASK_UNITS = 4 * UNITS };
+
+__device__ __forceinline__ float real_tanh(float x) { return tanhf(x); }
+__device__ __forceinline__ double real_tanh(double x) { return tanh(x); }
+__device__ __forceinline__ REAL sigmoid(REAL x) { return 1 / (1 + softmax_exp(-x)); }
+
+__device__ __forceinline__ int round_up(int n, int to) { return (n + to - 1) / to * to; }
+
+// ---------------------------------------------------------------- what other blocks wrote
+
+__device__ __forceinline__ Four load_four_cg(const float *p) {
+    const float4 v = load_cg(reinterpret_cast<const float4 *>(p));
+    Four f;
+    f.x[0] = v.x, f.x[1] = v.y, f.x[2] = v.z, f.x[3] = v.w;
+    return f;
+}
+__device__ __forceinline__ Four load_four_cg(const double *p) {
+    const double2 v = load_cg(reinterpret_cast<const double2 *>(p)), w = load_cg(reinterpret_cast<const double2 *>(p + 2));
+    Four f;
+    f.x[0] = v.x, f.x[1] = v.y, f.x[2] = w.x, f.x[3] = w.y;
+    return f;
+}
+
+// load_four of an array that this kernel writes, too.
+__device__ __forceinline__ Four load_four_cg(const REAL *row, int d, int D, bool whole) {
+    if (whole && d < D) return load_four_cg(row + d);
+    Four f;
+#pragma unroll
+    for (int e = 0; e < 4; e++) f.x[e] = d + e < D ? load_cg(row + d + e) : 0;
+    return f;
+}
+
+// All blocks of a cooperative launch wait for each other; `passed` counts the barriers so far. Without a counter, in a launch of its own for
+// each phase, there is nothing to wait for.
+__device__ __forceinline__ void grid_barrier(unsigned *counter, unsigned &passed) {
+    if (!counter) return;
+    __syncthreads();
+    passed++;
+    if (threadIdx.x == 0) {
+        const unsigned blocks = gridDim.x;
+        add_release(counter, 1);
+        while (load_acquire(counter) < passed * blocks) {
+        }
+    }
+    __syncthreads();
+}
+
+// ---------------------------------------------------------------- products
+
+// A part of the sum over k of x[row, k] w: rows x_row apart; the weight of column n lies at w[n w_row + k], or, `by_k`, at w[k w_row + n].
+struct Segment {
+    const REAL *x;
+    long long x_row;
+    const REAL *w;
+    long long w_row;
+    int K;
+};
+
+// sum[i][j] of row lane / 4 + 8 i and column (lane % 4) COLUMNS + j: the part of this warp. One segment is shared by all warps, chunk by
+// chunk; of two each has half of them. column(c): the n of the task's column c, of which `columns` are there. `stage` is the warp's own.
+template <int COLUMNS, bool by_k, class Column>
+__device__ __forceinline__ void product(REAL (&sum)[ROWS][COLUMNS], REAL *stage, const Segment (&segments)[2], int rows, int columns, Column column) {
+    enum { QUADS = CHUNK / 4, X_LOADS = ROWS * CHUNK / 16, W_LOADS = (COLUMNS * CHUNK + 31) / 32 };
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, halves = segments[1].K > 0 ? 2 : 1, share = WARPS / halves;
+    const Segment s = warp < share ? segments[0] : segments[1];
+    REAL *const x_stage = stage, *const w_stage = stage + TASK_ROWS * LINE;
+    const int chunks = (s.K + CHUNK - 1) / CHUNK;
+    const bool whole_x = ((unsigned long long)s.x & 15) == 0 && s.x_row % 4 == 0 && s.K % 4 == 0;
+    const bool on_w = ((unsigned long long)s.w & 15) == 0 && s.w_row % 4 == 0;
+    const bool whole_w = on_w && (by_k ? column(0) % 4 == 0 && columns % 4 == 0 : s.K % 4 == 0);
+    Four x_next[X_LOADS], w_next[W_LOADS];
+    auto fetch = [&](int chunk) {
+        const int k0 = chunk * CHUNK;
+#pragma unroll
+        for (int i = 0; i < X_LOADS; i++) {
+            const int at = lane + 32 * i, row = at / QUADS;
+            x_next[i] = load_four_cg(s.x + row * s.x_row, k0 + at % QUADS * 4, row < rows ? s.K : 0, whole_x);
+        }
+#pragma unroll
+        for (int i = 0; i < W_LOADS; i++) {
+            const int at = lane + 32 * i;
+            if (by_k) {
+                const int k = k0 + at % CHUNK, c = at / CHUNK * 4;
+                w_next[i] = load_four(s.w + k * s.w_row + column(0), c, k < s.K ? columns : 0, whole_w);
+            } else {
+                const int c = at / QUADS;
+                w_next[i] = load_four(s.w + column(c) * s.w_row, k0 + at % QUADS * 4, c < columns ? s.K : 0, whole_w);
+            }
+        }
+    };
+#pragma unroll
+    for (int i = 0; i < ROWS; i++)
+#pragma unroll
+        for (int j = 0; j < COLUMNS; j++) sum[i][j] = 0;
+    int chunk = warp % share;
+    if (chunk < chunks) fetch(chunk);
+    for (; chunk < chunks; chunk += share) {
+        __syncwarp(); // all have read the chunk before
+#pragma unroll
+        for (int i = 0; i < X_LOADS; i++) {
+            const int at = lane + 32 * i;
+            *reinterpret_cast<Four *>(x_stage + at / QUADS * LINE + at % QUADS * 4) = x_next[i];
+        }
+#pragma unroll
+        for (int i = 0; i < W_LOADS; i++) {
+            const int at = lane + 32 * i;
+            if (COLUMNS * CHUNK % 32 && at >= COLUMNS * CHUNK) continue;
+            if (by_k) {
+#pragma unroll
+                for (int e = 0; e < 4; e++) w_stage[(at / CHUNK * 4 + e) * LINE + at % CHUNK] = w_next[i].x[e];
+            } else {
+                *reinterpret_cast<Four *>(w_stage + at / QUADS * LINE + at % QUADS * 4) = w_next[i];
+            }
+        }
+        __syncwarp();
+        if (chunk + share < chunks) fetch(chunk + share);
+#pragma unroll
+        for (int k = 0; k < CHUNK; k += 4) {
+            Four a[ROWS], b[COLUMNS];
+#pragma unroll
+            for (int i = 0; i < ROWS; i++) a[i] = *reinterpret_cast<const Four *>(x_stage + (lane / 4 + 8 * i) * LINE + k);
+#pragma unroll
+            for (int j = 0; j < COLUMNS; j++) b[j] = *reinterpret_cast<const Four *>(w_stage + (lane % 4 * COLUMNS + j) * LINE + k);
+#pragma unroll
+            for (int i = 0; i < ROWS; i++)
+#pragma unroll
+                for (int j = 0; j < COLUMNS; j++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++) sum[i][j] += a[i].x[e] * b[j].x[e];
+        }
+    }
+}
+
+// The parts of all warps, for the block to add up: `partial` (WARPS, TASK_ROWS, 4 COLUMNS) takes the place of the stages.
+template <int COLUMNS> __device__ __forceinline__ void put_parts(REAL *partial, const REAL (&sum)[ROWS][COLUMNS]) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < ROWS; i++)
+#pragma unroll
+        for (int j = 0; j < COLUMNS; j++)
+            partial[((warp * TASK_ROWS) + lane / 4 + 8 * i) * 4 * COLUMNS + lane % 4 * COLUMNS + j] = sum[i][j];
+    __syncthreads();
+}
+
+// The sum of the parts of warps `from` to `to`.
+template <int COLUMNS> __device__ __forceinline__ REAL add_parts(const REAL *partial, int row, int column, int from = 0, int to = WARPS) {
+    REAL sum = 0;
+#pragma unroll
+    for (int w = from; w < to; w++) sum += partial[(w * TASK_ROWS + row) * 4 * COLUMNS + column];
+    return sum;
+}
+
+__device__ __forceinline__ REAL *stage_of_warp(unsigned char *bytes, int columns) {
+    return reinterpret_cast<REAL *>(bytes) + threadIdx.x / 32 * (TASK_ROWS + 4 * columns) * LINE;
+}
+
+// ---------------------------------------------------------------- attention of a row
+
+enum { KEYS_AT_A_TIME = 4, SCRATCH = 4 * THREADS };
+
+// Shared memory of a row: `first` reals for the vector that meets all keys, SCRATCH for sums, then a number for each key, if they fit.
+struct Row {
+    REAL *vector, *scratch, *scores;
+    int *far;
+};
+
+__device__ __forceinline__ Row row_of(unsigned char *bytes, int size, int S, int scores_in_shared, REAL *instead) {
+    Row r;
+    r.vector = reinterpret_cast<REAL *>(bytes);
+    r.scratch = r.vector + round_up(size, 4);
+    r.far = reinterpret_cast<int *>(r.scratch + SCRATCH);
+    r.scores = scores_in_shared ? r.scratch + SCRATCH + 4 : instead;
+    return r;
+}
+
+// A sum over keys for each of `size` units: add(sums, key, unit) adds a key's part of four units to sums, and done(unit, sums) takes them at
+// the end. Threads side by side have units side by side; those that are left over share the keys.
+template <class Add, class Done> __device__ __forceinline__ void sum_over_keys(REAL *scratch, int n, int size, Add add, Done done) {
+    const int quads = (size + 3) / 4, groups = max(1, THREADS / quads), group = threadIdx.x / quads;
+    if (groups == 1) {
+        for (int q = threadIdx.x; q < quads; q += THREADS) {
+            Four sums = {};
+            for (int s = 0; s < n; s++) add(sums, s, 4 * q);
+            done(4 * q, sums);
+        }
+        return;
+    }
+    const int unit = threadIdx.x % quads * 4;
+    if (group < groups) {
+        Four sums = {};
+#pragma unroll 4
+        for (int s = group; s < n; s += groups) add(sums, s, unit);
+        *reinterpret_cast<Four *>(scratch + (group * quads) * 4 + unit) = sums;
+    }
+    __syncthreads();
+    if (threadIdx.x < quads) {
+        Four sums = {};
+        for (int g = 0; g < groups; g++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) sums.x[e] += scratch[g * quads * 4 + unit + e];
+        done(unit, sums);
+    }
+}
+
+__device__ __forceinline__ void store_four(REAL *row, int d, int D, const Four &f) {
+#pragma unroll
+    for (int e = 0; e < 4; e++)
+        if (d + e < D) row[d + e] = f.x[e];
+}

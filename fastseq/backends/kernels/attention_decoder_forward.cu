@@ -1,0 +1,253 @@
+// A decoder with attention over a whole target sequence (Bahdanau et al. 2015). At step t, for each row of the batch,
+//
+//   q = W_q s_{t-1};  a = softmax over its memory of u . tanh(q + key) or scale q . memory;  c = sum a memory;  s_t = cell(s_{t-1}, [x_t; c])
+//
+// x's part of the cell's sums comes from one product over all steps; the outputs, which nothing waits for, are another one afterwards.
+// A step is three phases, each spread over all blocks: queries; attention, a block for a row; the cell, whose two products, sums and
+// pointwise part are one task for some units. One cooperative launch goes through all steps, with a barrier behind each phase; launched for
+// one phase at a time the same code gives the same bits.
+//
+// Bound by operations and by L2: at B 32, H = M = A = 512 a step multiplies 34 M times for an LSTM's cell (4 us on 132 multiprocessors in
+// float32) and each block reads the states and contexts of its rows, 128 KB (1.2 us); barriers are about 1 us each.
+#include "attention_decoder.cuh"
+
+struct Call {
+    REAL *both, *cells, *gates, *queries, *weights; // (T, B, H + M) [s; c], (T, B, H), (T, B, 4 H) or null, (B, T, A), (T, B, S)
+    const REAL *x_sums, *near_keys, *keys, *memory, *u; // (T, B, G H), exponentials (B, S, A), (B, S, A), (B, S, M), (A)
+    const unsigned char *far_keys; // (B, S)
+    const REAL *w_ih, *w_hh, *b_ih, *b_hh, *w_query, *h_0, *c_0;
+    const long long *lengths, *memory_lengths;
+    int T, B, S, I, H, M, A, scores_in_shared;
+    REAL scale;
+};
+
+__device__ __forceinline__ const REAL *state_before(const Call &c, int t, int b, long long &apart) {
+    apart = t ? c.H + c.M : c.H;
+    return t ? c.both + ((long long)(t - 1) * c.B + b) * apart : c.h_0 + (long long)b * apart;
+}
+
+__device__ __forceinline__ bool alive(const Call &c, int t, int b) { return !c.lengths || t < c.lengths[b]; }
+
+// ---------------------------------------------------------------- phases
+
+__device__ __forceinline__ void query_phase(const Call &c, int t, unsigned char *bytes) {
+    const int groups = (c.A + TASK_UNITS - 1) / TASK_UNITS, tasks = groups * ((c.B + TASK_ROWS - 1) / TASK_ROWS);
+    REAL *partial = reinterpret_cast<REAL *>(bytes);
+    for (int task = blockIdx.x; task < tasks; task += gridDim.x) {
+        const int n0 = task % groups * TASK_UNITS, b0 = task / groups * TASK_ROWS;
+        const int rows = min(TASK_ROWS, c.B - b0), columns = min(TASK_UNITS, c.A - n0);
+        long long apart;
+        const REAL *state = state_before(c, t, b0, apart);
+        const Segment segments[2] = {{state, apart, c.w_query, c.H, c.H}, {}};
+        REAL sum[ROWS][UNITS];
+        __syncthreads();
+        product<UNITS, false>(sum, stage_of_warp(bytes, UNITS), segments, rows, columns, [=](int k) { return n0 + k; });
+        put_parts<UNITS>(partial, sum);
+        for (int at = threadIdx.x; at < rows * TASK_UNITS; at += THREADS) {
+            const int row = at / TASK_UNITS, k = at % TASK_UNITS;
+            if (k < columns) c.queries[((long long)(b0 + row) * c.T + t) * c.A + n0 + k] = add_parts<UNITS>(partial, row, k);
+        }
+    }
+}
+
+// Scores of four keys of a warp, `step` apart; ends at n.
+__device__ __forceinline__ void additive_scores(const Call &c, const Row &r, const REAL *query, int b, int s0, int n) {
+    const int lane = threadIdx.x % 32;
+    const bool whole = c.A % 4 == 0, whole_u = rows_of_four(c.u, c.A);
+    REAL sum[KEYS_AT_A_TIME] = {};
+    for (int d = 4 * lane; d < c.A; d += 128) {
+        const Four w = load_four(c.u, d, c.A, whole_u), x = *reinterpret_cast<const Four *>(r.vector + d);
+        const REAL half = (REAL)0.5 * (w.x[0] + w.x[1] + w.x[2] + w.x[3]);
+        Four y[KEYS_AT_A_TIME];
+#pragma unroll
+        for (int e = 0; e < KEYS_AT_A_TIME; e++)
+            y[e] = load_four(c.near_keys + ((long long)b * c.S + min(s0 + e * WARPS, n - 1)) * c.A, d, c.A, whole);
+#pragma unroll
+        for (int e = 0; e < KEYS_AT_A_TIME; e++) sum[e] = additive_four(sum[e], x, y[e], w, half);
+    }
+#pragma unroll
+    for (int e = 0; e < KEYS_AT_A_TIME; e++) {
+        const int s = s0 + e * WARPS;
+        if (s >= n) break;
+        REAL score = -2 * warp_sum(sum[e]);
+        if (*r.far || c.far_keys[(long long)b * c.S + s]) { // by tanh itself
+            const REAL *key = c.keys + ((long long)b * c.S + s) * c.A;
+            score = 0;
+            for (int d = lane; d < c.A; d += 32) score += c.u[d] * additive_tanh(load_cg(query + d) + key[d]);
+            score = warp_sum(score);
+        }
+        if (lane == 0) r.scores[s] = score;
+    }
+}
+
+__device__ __forceinline__ void dot_scores(const Call &c, const Row &r, int b, int s0, int n) {
+    const int lane = threadIdx.x % 32;
+    const bool whole = rows_of_four(c.memory, c.M);
+    REAL sum[KEYS_AT_A_TIME] = {};
+    for (int d = 4 * lane; d < c.M; d += 128) {
+        const Four x = *reinterpret_cast<const Four *>(r.vector + d);
+#pragma unroll
+        for (int e = 0; e < KEYS_AT_A_TIME; e++) {
+            const Four y = load_four(c.memory + ((long long)b * c.S + min(s0 + e * WARPS, n - 1)) * c.M, d, c.M, whole);
+            sum[e] += x.x[0] * y.x[0] + x.x[1] * y.x[1] + x.x[2] * y.x[2] + x.x[3] * y.x[3];
+        }
+    }
+#pragma unroll
+    for (int e = 0; e < KEYS_AT_A_TIME; e++) {
+        const int s = s0 + e * WARPS;
+        if (s >= n) break;
+        const REAL score = c.scale * warp_sum(sum[e]);
+        if (lane == 0) r.scores[s] = score;
+    }
+}
+
+__device__ __forceinline__ void attend(const Call &c, int t, int b, unsigned char *bytes) {
+    const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+    REAL *weights = c.weights + ((long long)t * c.B + b) * c.S, *context = c.both + ((long long)t * c.B + b) * (c.H + c.M) + c.H;
+    const int n = !alive(c, t, b) ? 0 : c.memory_lengths ? (int)c.memory_lengths[b] : c.S;
+    const Row r = row_of(bytes, c.A, c.S, c.scores_in_shared, weights);
+    __syncthreads();
+    for (int s = n + thread; s < c.S; s += THREADS) weights[s] = 0;
+    if (n == 0) {
+        for (int m = thread; m < c.M; m += THREADS) context[m] = 0;
+        return;
+    }
+    long long apart;
+    const REAL *query = c.w_query ? c.queries + ((long long)b * c.T + t) * c.A : state_before(c, t, b, apart);
+    if (thread == 0) *r.far = 0;
+    __syncthreads();
+    for (int d = thread; d < round_up(c.A, 4); d += THREADS) {
+        const REAL q = d < c.A ? load_cg(query + d) : 0;
+        if (c.u && !(fabs(q) <= additive_range(q))) *r.far = 1;
+        r.vector[d] = c.u ? additive_exp(q) : q;
+    }
+    __syncthreads();
+    for (int s = warp; s < n; s += WARPS * KEYS_AT_A_TIME)
+        if (c.u) additive_scores(c, r, query, b, s, n);
+        else dot_scores(c, r, b, s, n);
+    __syncthreads();
+    // each warp finds the sum for itself
+    REAL largest = minus_infinity(REAL()), total = 0;
+    for (int s = lane; s < n; s += 32) largest = r.scores[s] > largest ? r.scores[s] : largest;
+    largest = warp_max(largest);
+    if (largest == minus_infinity(REAL())) largest = 0;
+    for (int s = lane; s < n; s += 32) total += softmax_exp(r.scores[s] - largest);
+    total = warp_sum(total);
+    if (total == 0) total = 1;
+    __syncthreads();
+    for (int s = thread; s < n; s += THREADS) weights[s] = r.scores[s] = softmax_exp(r.scores[s] - largest) / total;
+    __syncthreads();
+    const REAL *memory = c.memory + (long long)b * c.S * c.M;
+    const bool whole = rows_of_four(c.memory, c.M);
+    sum_over_keys(
+        r.scratch, n, c.M,
+        [&](Four &sums, int s, int m) {
+            const Four value = load_four(memory + (long long)s * c.M, m, c.M, whole);
+#pragma unroll
+            for (int e = 0; e < 4; e++) sums.x[e] += r.scores[s] * value.x[e];
+        },
+        [&](int m, const Four &sums) { store_four(context, m, c.M, sums); });
+}
+
+__device__ __forceinline__ void cell_phase(const Call &c, int t, unsigned char *bytes) {
+    enum { COLUMNS = GATES * UNITS };
+    const int H = c.H, groups = (H + TASK_UNITS - 1) / TASK_UNITS, tasks = groups * ((c.B + TASK_ROWS - 1) / TASK_ROWS);
+    REAL *partial = reinterpret_cast<REAL *>(bytes);
+    for (int task = blockIdx.x; task < tasks; task += gridDim.x) {
+        const int u0 = task % groups * TASK_UNITS, b0 = task / groups * TASK_ROWS, rows = min(TASK_ROWS, c.B - b0), units = min(TASK_UNITS, H - u0);
+        long long apart;
+        const REAL *state = state_before(c, t, b0, apart);
+        const long long width = H + c.M, now = (long long)t * c.B + b0;
+        const Segment segments[2] = {{c.both + now * width + H, width, c.w_ih + c.I, c.I + c.M, c.M}, {state, apart, c.w_hh, H, H}};
+        REAL sum[ROWS][COLUMNS];
+        __syncthreads();
+        // column k is gate k % GATES of unit k / GATES
+        auto of_column = [=](int k) { return k % GATES * H + u0 + k / GATES; };
+        product<COLUMNS, false>(sum, stage_of_warp(bytes, COLUMNS), segments, rows, units * GATES, of_column);
+        put_parts<COLUMNS>(partial, sum);
+        for (int at = threadIdx.x; at < rows * TASK_UNITS; at += THREADS) {
+            const int row = at / TASK_UNITS, unit = at % TASK_UNITS, u = u0 + unit, b = b0 + row;
+            if (unit >= units) continue;
+            const long long place = now + row;
+            const REAL h_before = load_cg(state + row * apart + u);
+            const REAL c_before = !c.cells ? 0 : t ? c.cells[(place - c.B) * H + u] : c.c_0[(long long)b * H + u];
+            REAL h = h_before, cell = c_before;
+            if (alive(c, t, b)) {
+                const REAL *x = c.x_sums + place * GATES * H + u;
+                REAL *saved = c.gates ? c.gates + place * 4 * H + u : nullptr;
+                auto both = [&](int gate) {
+                    const REAL bias = c.b_ih[gate * H + u] + c.b_hh[gate * H + u];
+                    return x[(long long)gate * H] + bias + add_parts<COLUMNS>(partial, row, unit * GATES + gate);
+                };
+                if (GATES == 4) {
+                    const REAL i = sigmoid(both(0)), f = sigmoid(both(1)), g = real_tanh(both(2)), o = sigmoid(both(GATES - 1));
+                    cell = f * c_before + i * g;
+                    h = o * real_tanh(cell);
+                    if (saved) saved[0] = i, saved[H] = f, saved[2 * H] = g, saved[3 * H] = o;
+                } else {
+                    const REAL z = sigmoid(both(1)), reset = sigmoid(both(0));
+                    const REAL p = x[2 * H] + c.b_ih[2 * H + u] + add_parts<COLUMNS>(partial, row, unit * GATES + 2, 0, WARPS / 2);
+                    const REAL q = c.b_hh[2 * H + u] + add_parts<COLUMNS>(partial, row, unit * GATES + 2, WARPS / 2, WARPS);
+                    const REAL n = real_tanh(p + reset * q);
+                    h = z * h_before + (1 - z) * n;
+                    if (saved) saved[0] = reset, saved[H] = z, saved[2 * H] = n, saved[3 * H] = q;
+                }
+            }
+            c.both[place * width + u] = h;
+            if (c.cells) c.cells[place * H + u] = cell;
+        }
+    }
+}
+
+// ---------------------------------------------------------------- the kernels
+
+// Steps first to last, both included, of each the phases in `phases`: 1 queries, 2 attention, 4 cell.
+extern "C" __global__ void __launch_bounds__(THREADS)
+decoder_forward(REAL *both, REAL *cells, REAL *gates, REAL *queries, REAL *weights, const REAL *x_sums, const REAL *near_keys,
+                const unsigned char *far_keys, const REAL *keys, const REAL *memory, const REAL *u, const REAL *w_ih, const REAL *w_hh,
+                const REAL *b_ih, const REAL *b_hh, const REAL *w_query, const REAL *h_0, const REAL *c_0, const long long *lengths,
+                const long long *memory_lengths, int T, int B, int S, int I, int H, int M, int A, int scores_in_shared, REAL scale, int first,
+                int last, int phases, unsigned *counter) {
+    FSQ_SHARED(bytes);
+    const Call c = {both, cells, gates, queries, weights, x_sums, near_keys, keys, memory, u, far_keys, w_ih, w_hh, b_ih, b_hh, w_query, h_0, c_0,
+                    lengths, memory_lengths, T, B, S, I, H, M, A, scores_in_shared, scale};
+    unsigned passed = 0;
+    for (int t = first; t <= last; t++) {
+        if (phases & 1 && w_query) {
+            query_phase(c, t, bytes);
+            grid_barrier(counter, passed);
+        }
+        if (phases & 2) {
+            for (int b = blockIdx.x; b < B; b += gridDim.x) attend(c, t, b, bytes);
+            grid_barrier(counter, passed);
+        }
+        if (phases & 4) {
+            cell_phase(c, t, bytes);
+            grid_barrier(counter, passed);
+        }
+    }
+}
+
+// Exponentials of keys (rows, A) for all steps, and which rows have something far, or all where u is not finite; a warp has a row.
+extern "C" __global__ void __launch_bounds__(THREADS)
+decoder_near(REAL *near_keys, unsigned char *far, const REAL *keys, const REAL *u, int rows, int A) {
+    const int row = blockIdx.x * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (row >= rows) return;
+    bool found = false;
+    for (int d = lane; d < A; d += 32) {
+        const REAL k = keys[(long long)row * A + d];
+        found |= !(fabs(k) <= additive_range(k)) || !(fabs(u[d]) <= additive_largest(k));
+        near_keys[(long long)row * A + d] = additive_exp(k);
+    }
+    found = __any_sync(0xffffffffu, found);
+    if (lane == 0) far[row] = found;
+}
+
+// o = tanh(sum + b_out) in place, zeros past the end of a row; sum (T, B, H).
+extern "C" __global__ void __launch_bounds__(THREADS)
+decoder_outputs(REAL *o, const REAL *b_out, const long long *lengths, int B, int H, long long size) {
+    const long long at = (long long)blockIdx.x * THREADS + threadIdx.x;
+    if (at >= size) return;
+    const long long row = at / H;
+    o[at] = lengths && row / B >= lengths[row % B] ? 0 : real_tanh(o[at] + b_out[at % H]);
+}
