@@ -1,6 +1,7 @@
-"""fastseq: recurrent networks and matrix products on the CPU, hand-written in C, under NumPy arrays.
+"""fastseq: recurrent networks and matrix products on the CPU, hand-written in C, under NumPy arrays; and on NVIDIA GPUs, under CuPy's.
 
-NumPy arrays in, NumPy arrays out, nothing recorded. A Tensor among the inputs: Tensors out, and what is needed for the gradient recorded.
+Arrays in, arrays out, nothing recorded. A Tensor among the inputs: Tensors out, and what is needed for the gradient recorded. CuPy arrays
+are computed on their GPU, by layers that `.to("cuda")` has moved there.
 
 Examples
 --------

@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import importlib.util
 import json
 import os
 import re
@@ -109,6 +110,18 @@ def test_words_are_written_apart(prompt, tmp_path):
     assert (code, err) == (0, "")
     assert len(words.encode(out.strip())) == len(words.encode(prompt)) + 9
     assert "  " not in out
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
+@pytest.mark.parametrize("arguments", [("generate", "cat.safetensors"), ("train", "text.txt", "--output", "other"), ("demo", "--output", "other")])
+def test_a_gpu_without_cupy_is_one_sentence(arguments, trained):
+    folder, *_ = trained
+    code, out, err = run(*arguments, "--device", "cuda", folder=folder)
+    assert code == 1
+    assert "other" not in os.listdir(folder)
+    assert err.splitlines()[-1].startswith("fastseq: cuda: CuPy is not installed; pip install 'fastseq-kernels[cuda]'")
+    assert len(err.splitlines()) == 1
+    assert "Done" not in out
 
 
 def test_generate_prints_as_it_comes(trained):

@@ -21,6 +21,7 @@ _NumPy = np.ndarray
 
 class _Cuda:
     backend: ModuleType | None = None
+    array: Any = None  # cupy.ndarray, once one has come
 
 
 def backend_of(*arrays: Any) -> ModuleType:
@@ -55,6 +56,11 @@ def backend_of(*arrays: Any) -> ModuleType:
 
 def _other(arrays: tuple[Any, ...]) -> ModuleType:
     """The backend where not all arrays are NumPy's."""
+    for array in arrays:
+        if type(array) is not _Cuda.array:
+            break
+    else:
+        return _cuda()
     on_gpu = [is_gpu(array) for array in arrays]
     if all(on_gpu):
         return _cuda()
@@ -66,10 +72,16 @@ def _other(arrays: tuple[Any, ...]) -> ModuleType:
 
 def is_gpu(x: Any) -> bool:
     """Whether x is a CuPy array; where CuPy is not imported nothing is."""
-    if type(x) is _NumPy:
+    kind = type(x)
+    if kind is _NumPy:
         return False
+    if kind is _Cuda.array:
+        return True
     cupy = sys.modules.get("cupy")
-    return cupy is not None and isinstance(x, getattr(cupy, "ndarray", ()))
+    if cupy is None or not isinstance(x, getattr(cupy, "ndarray", ())):
+        return False
+    _Cuda.array = cupy.ndarray
+    return True
 
 
 def namespace(array: Any) -> Any:

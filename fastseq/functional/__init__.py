@@ -2,6 +2,10 @@
 
 One file per operation. Each validates, calls the backend of its arrays, and records a backward function that stands beside
 the forward one. Nothing here converts a dtype: float32 with float64 raises, and only Python numbers adapt.
+
+All arrays of a call are NumPy's, or all are CuPy's: nothing is moved. Only options may lie on either side: lengths, of which a CuPy array is
+copied from the GPU, and masks without a gradient, of which a NumPy array is copied there. On a GPU ids are looked at before a kernel reads
+them, which waits once for the device.
 """
 
 from fastseq.functional.activations import (
