@@ -1,5 +1,7 @@
 """The stand-in for a GPU itself: what it computes, and the mistakes that it finds."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -100,9 +102,38 @@ def test_an_access_behind_an_array_is_seen(cupy, module, body):
         kernel((1,), (1,), (cupy.zeros(7, np.float32), np.int32(7)))
 
 
+RACES = {
+    "no barrier": "x[threadIdx.x] = 1; if (threadIdx.x == 0) y[0] = x[1];",
+    "read before": "y[threadIdx.x] = x[threadIdx.x ^ 32]; __syncwarp(); x[threadIdx.x] = 2;",
+    "two writers": "x[0] = threadIdx.x;",
+    "a shuffle is no fence": "x[threadIdx.x] = 1; __shfl_sync(~0u, 1, 0); y[threadIdx.x] = x[threadIdx.x ^ 1];",
+    "blocks": "if (threadIdx.x == 0) y[0] = blockIdx.x;",
+}
+ORDERED = {
+    "barrier": "x[threadIdx.x] = 1; __syncthreads(); y[threadIdx.x] = x[threadIdx.x ^ 1]; __syncthreads(); x[threadIdx.x] = 2;",
+    "warp": "x[threadIdx.x] = 1; __syncwarp(); y[threadIdx.x] = x[threadIdx.x ^ 1];",
+    "the same value": "x[0] = 1; __syncthreads(); y[threadIdx.x] = x[0];",
+    "neighbours": "((char *)x)[threadIdx.x] = 1; __syncthreads(); y[threadIdx.x] = x[threadIdx.x / 4];",
+    "atomics": "if (blockIdx.x == 0 && threadIdx.x == 0) y[70] = 1; __syncthreads();"
+    "if (threadIdx.x == 0) { __threadfence(); if (atomicAdd((int *)y + 65, 1) == 1) y[1] = y[70]; }",
+}
+
+
+@pytest.mark.skipif(not build.RACES, reason="a way to run it, see emulator/build.py")
+@pytest.mark.parametrize("body", [*RACES, *ORDERED])
+def test_accesses_in_no_order_are_seen(cupy, module, body):
+    text = {**RACES, **ORDERED}[body]
+    kernel = module('extern "C" __global__ void f(float *y) { FSQ_SHARED(bytes); float *x = (float *)bytes;' + text + "}").get_function("f")
+    blocks = 2 if body in ("blocks", "atomics") else 1
+    raises = pytest.raises(RuntimeError, match=r"race: (writes|reads) .*; nothing puts the two in order")
+    for _ in range(2):  # forward and backward
+        with raises if body in RACES else contextlib.nullcontext():
+            kernel((blocks,), (64,), (cupy.zeros(80, np.float32),), shared_mem=256)
+
+
 def test_shared_memory_begins_as_no_number(cupy, module):
-    text = 'extern "C" __global__ void f(float *y) { FSQ_SHARED(s); *y = ((float *)s)[threadIdx.x]; ((float *)s)[threadIdx.x] = 1; }'
-    y = cupy.zeros(1, np.float32)
+    text = 'extern "C" __global__ void f(float *y) { FSQ_SHARED(s); y[blockIdx.x] = *(float *)s; *(float *)s = 1; }'
+    y = cupy.zeros(2, np.float32)
     module(text).get_function("f")((2,), (1,), (y,), shared_mem=4)
     assert np.isnan(y.get()).all()
 
@@ -115,12 +146,12 @@ def test_subnormal_numbers_are_flushed_in_kernels_only(cupy, module):
 
 
 FLAGS = r"""
-extern "C" __global__ void ring(volatile unsigned *flags, int *order) {
+extern "C" __global__ void ring(unsigned *flags, int *order) {
     if (threadIdx.x == 0) {
-        while (flags[blockIdx.x] == 0) emu::emu_poll("a flag");
-        order[blockIdx.x] = flags[blockIdx.x];
-        flags[blockIdx.x + 1] = flags[blockIdx.x] + 1;
-        emu::emu_progress();
+        unsigned found;
+        while (!(found = emu::load_acquire(flags + blockIdx.x))) {}
+        order[blockIdx.x] = found;
+        emu::store_release(flags + blockIdx.x + 1, found + 1);
     }
     __syncthreads();
 }
@@ -134,7 +165,7 @@ def test_blocks_of_a_cooperative_launch_wait_for_each_other(cupy, module, emulat
         flags[0] = 1
         kernel((8,), (64,), (flags, order))
         assert order.get().tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
-    with pytest.raises(RuntimeError, match=r"deadlock: a value that threads wait for is never written; .*a flag"):
+    with pytest.raises(RuntimeError, match=r"deadlock: a value that threads wait for is never written; .*load_acquire"):
         kernel((8,), (64,), (cupy.zeros(9, np.uint32), order))
     emulated.multiprocessors = 1
     with pytest.raises(RuntimeError, match="COOPERATIVE_LAUNCH_TOO_LARGE"):

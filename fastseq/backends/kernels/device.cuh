@@ -259,8 +259,7 @@ __device__ __forceinline__ unsigned load_acquire(const unsigned *p) {
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
     return value;
 #else
-    emu::emu_poll("load_acquire");
-    return *(const volatile unsigned *)p;
+    return emu::load_acquire(p);
 #endif
 }
 
@@ -268,8 +267,7 @@ __device__ __forceinline__ void store_release(unsigned *p, unsigned value) {
 #ifndef FSQ_EMULATED
     asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(value) : "memory");
 #else
-    *(volatile unsigned *)p = value;
-    emu::emu_progress();
+    emu::store_release(p, value);
 #endif
 }
 
@@ -277,8 +275,7 @@ __device__ __forceinline__ void add_release(unsigned *p, unsigned value) {
 #ifndef FSQ_EMULATED
     asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(p), "r"(value) : "memory");
 #else
-    *(volatile unsigned *)p += value;
-    emu::emu_progress();
+    emu::add_release(p, value, false);
 #endif
 }
 
@@ -289,10 +286,7 @@ __device__ __forceinline__ unsigned add_acquire_release(unsigned *p, unsigned va
     asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;" : "=r"(before) : "l"(p), "r"(value) : "memory");
     return before;
 #else
-    unsigned before = *(volatile unsigned *)p;
-    *(volatile unsigned *)p = before + value;
-    emu::emu_progress();
-    return before;
+    return emu::add_release(p, value, true);
 #endif
 }
 

@@ -8,6 +8,9 @@ Under AddressSanitizer, which sees reads and writes outside of arrays and of sha
     FASTSEQ_CUDA_ASAN=1 LD_PRELOAD="$(gcc -print-file-name=libasan.so)" \\
         ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0:halt_on_error=0 python -m pytest tests/cuda
 
+`FASTSEQ_CUDA_RACES=1 python -m pytest tests/cuda` looks for accesses of two threads to one byte that no barrier or flag puts in order; it
+takes some ten times as long.
+
 `FASTSEQ_EMULATOR_ORDER=forward` or `backward` starts threads and blocks in that order; without it every other launch is backward.
 """
 
@@ -23,13 +26,15 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ASAN = os.environ.get("FASTSEQ_CUDA_ASAN") == "1"
-_HEADERS = ("types.h", "math.h", "runtime.h", "emulator.h", "launch.h", "switch.h", "runtime.cpp")
+RACES = os.environ.get("FASTSEQ_CUDA_RACES") == "1"
+_HEADERS = ("types.h", "math.h", "runtime.h", "emulator.h", "launch.h", "switch.h", "races.h", "fibers.h", "order.h", "runtime.cpp")
 # -ffp-contract=fast: nvcc too fuses a product into the sum that it feeds
 _FLAGS = ["-std=c++17", "-O1", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-fstack-clash-protection", "-fno-exceptions", "-fno-rtti", "-w"]
 # A GPU refuses a misaligned float2, a CPU does not; an index behind a local array is seen where it is no constant.
 _TRAPS = ("-fsanitize=alignment,bounds", "-fsanitize-undefined-trap-on-error")
 # The scheduler's own frames are left in the middle; it tells the sanitizer of the stacks that it goes to.
 _ASAN_FLAGS = {"kernel": ("-fsanitize=address", "-fsanitize-recover=address", "-g"), "runtime": ("-DEMU_ASAN",)}
+_RACES_FLAGS = {"kernel": ("-fsanitize=thread", "-nodefaultlibs", "-lc"), "runtime": ("-DEMU_RACES", "-O3")}
 _KERNEL = re.compile(
     r'extern\s*"C"\s*__global__\s*(?:void\s*)?(?:__launch_bounds__\s*\((?P<bounds>(?:[^()]|\([^()]*\))*)\)\s*)?(?:void\s+)?(?P<name>\w+)\s*\('
 )
@@ -54,7 +59,7 @@ def cache():
 @functools.cache
 def _fingerprint():
     """What every compiled source depends on: the emulator, the compiler and the processor."""
-    state = hashlib.sha256(b"asan" if ASAN else b"")
+    state = hashlib.sha256(repr((ASAN, RACES)).encode())
     for name in _HEADERS:
         state.update((HERE / name).read_bytes())
     state.update(" ".join([*_FLAGS, *_TRAPS]).encode())
@@ -80,7 +85,7 @@ def compiled(kind, text, arguments):
         with tempfile.TemporaryDirectory(dir=cache()) as folder:
             source, output = Path(folder) / f"{kind}.cpp", Path(folder) / "out.so"
             source.write_text(text)
-            flags = [*_FLAGS, f"-I{HERE}", *(_TRAPS if kind == "kernel" else ()), *(_ASAN_FLAGS.get(kind, ()) if ASAN else ())]
+            flags = [*_FLAGS, f"-I{HERE}", *((*_TRAPS, "-g1") if kind == "kernel" else ()), *(_ASAN_FLAGS.get(kind, ()) if ASAN else ()), *(_RACES_FLAGS.get(kind, ()) if RACES else ())]
             _gxx([*flags, *arguments, "-o", str(output), str(source), "-lm"])
             output.replace(path)
     return path
@@ -112,11 +117,14 @@ def _runtime():
     return library
 
 
+_PLACE = re.compile(r" \[(/\S+)\+(0x[0-9a-f]+)\]")
+
+
 class Kernel:
     """A `__global__` function that runs on the CPU."""
 
-    def __init__(self, library, name):
-        self.name = name
+    def __init__(self, library, name, text):
+        self.name, self._text = name, text
         self._call = ctypes.cast(getattr(library, f"emu_call_{name}"), ctypes.c_void_p)
         describe = getattr(library, f"emu_describe_{name}")
         found = (Parameter * describe(None))()
@@ -135,7 +143,14 @@ class Kernel:
         launch = _Launch((*grid,), (*block,), shared, cooperative, backward, self._call, pointers)
         error = _runtime().emu_run(ctypes.byref(launch))
         if error is not None:
-            raise EmulatorError(f"{self.name}: {error.decode()}")
+            raise EmulatorError(f"{self.name}: {_PLACE.sub(self._line, error.decode())}")
+
+    def _line(self, place):
+        """The line of the source that an address in the shared object belongs to."""
+        found = subprocess.run(["addr2line", "-e", *place.groups()], capture_output=True, text=True).stdout if shutil.which("addr2line") else ""
+        number = re.search(r"kernel\.cu:(\d+)", found)
+        lines = self._text.splitlines()
+        return f" (`{lines[int(number.group(1)) - 1].strip()}`)" if number and int(number.group(1)) <= len(lines) else ""
 
 
 class Module:
@@ -144,7 +159,7 @@ class Module:
     def __init__(self, text, options):
         # Behind emulator.h, not on the command line: the header's own names are not a kernel's macros.
         macros = "".join(f"#define {o[2:].replace('=', ' ', 1) if '=' in o else o[2:] + ' 1'}\n" for o in options if o.startswith("-D"))
-        text = f'{macros}#line 1 "kernel.cu"\n{text}'
+        plain, text = text, f'{macros}#line 1 "kernel.cu"\n{text}'
         shown = _gxx(["-std=c++17", "-E", "-P", "-xc++", f"-I{HERE}", "-DFSQ_EMULATED", "-DEMU_FIND_KERNELS", "-include", "emulator.h", "-"], text)
         found = {m["name"]: m["bounds"] or "0" for m in _KERNEL.finditer(shown)}
         launchers = "".join(f"EMU_KERNEL({name}, {bounds})\n" for name, bounds in found.items())
@@ -152,4 +167,4 @@ class Module:
         _runtime()
         path = compiled("kernel", whole, ["-DFSQ_EMULATED", "-include", "emulator.h"])
         library = ctypes.PyDLL(str(path))
-        self.kernels = {name: Kernel(library, name) for name in found}
+        self.kernels = {name: Kernel(library, name, plain) for name in found}

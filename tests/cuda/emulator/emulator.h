@@ -31,9 +31,9 @@ static inline void __syncthreads() { emu::emu_barrier("__syncthreads", 0, 0, 1, 
 static inline int __syncthreads_or(int p) { return emu::emu_barrier("__syncthreads_or", 0, 0, 1, emu::OR, p != 0); }
 static inline int __syncthreads_and(int p) { return emu::emu_barrier("__syncthreads_and", 0, 0, 1, emu::AND, p != 0); }
 static inline int __syncthreads_count(int p) { return emu::emu_barrier("__syncthreads_count", 0, 0, 1, emu::COUNT, p != 0); }
-static inline void __threadfence() {}
+static inline void __threadfence() { emu::emu_fence(); }
 static inline void __threadfence_block() {}
-static inline void __threadfence_system() {}
+static inline void __threadfence_system() { emu::emu_fence(); }
 static inline void __nanosleep(unsigned) { emu::emu_poll("__nanosleep"); }
 static inline void __trap() { emu::emu_fail("the kernel called __trap"); }
 
@@ -103,17 +103,20 @@ static inline unsigned __activemask() { emu::emu_fail("__activemask is not a pro
 
 // ---------------------------------------------------------------- atomics, on whole numbers only: sums of floats would depend on the order
 
+#define EMU_UNSEEN __attribute__((noinline, no_sanitize("thread"))) // by the search for races: one access that nothing can divide
+template <class T> static EMU_UNSEEN T emu_load(const T *p) { return *(const volatile T *)p; }
+template <class T> static EMU_UNSEEN void emu_store(T *p, T value) { *(volatile T *)p = value; }
 template <class T> static inline T emu_atomic(T *address, T value) {
     static_assert(T(0.5) == T(0), "atomics on floats are not deterministic");
-    T old = *address;
-    *address = value;
-    emu::emu_progress();
+    T old = emu_load(address);
+    emu_store(address, value);
+    emu::emu_atomic_order(address);
     return old;
 }
 template <class T> struct emu_same { typedef T type; };
 #define EMU_ATOMIC(name, expression)                                                                                \
     template <class T> static inline T name(T *address, typename emu_same<T>::type v) {                             \
-        T old = *address;                                                                                           \
+        T old = emu_load(address);                                                                                  \
         return emu_atomic(address, T(expression));                                                                  \
     }
 EMU_ATOMIC(atomicAdd, old + v)
@@ -126,10 +129,33 @@ EMU_ATOMIC(atomicXor, old ^ v)
 EMU_ATOMIC(atomicExch, ((void)old, v))
 #undef EMU_ATOMIC
 template <class T> static inline T atomicCAS(T *address, typename emu_same<T>::type compare, typename emu_same<T>::type v) {
-    T old = *address;
+    T old = emu_load(address);
     return emu_atomic(address, old == compare ? v : old);
 }
-static inline unsigned atomicInc(unsigned *address, unsigned limit) { return emu_atomic(address, *address >= limit ? 0u : *address + 1); }
+static inline unsigned atomicInc(unsigned *address, unsigned limit) { return emu_atomic(address, emu_load(address) >= limit ? 0u : emu_load(address) + 1); }
+
+// ---------------------------------------------------------------- flags between blocks: device.cuh's instructions
+
+namespace emu {
+
+static inline unsigned load_acquire(const unsigned *p) {
+    emu_poll("load_acquire");
+    unsigned value = emu_load(p);
+    emu_order(p, 1, 0, 1);
+    return value;
+}
+static inline void store_release(unsigned *p, unsigned value) {
+    emu_store(p, value);
+    emu_order(p, 0, 1, 0);
+}
+static inline unsigned add_release(unsigned *p, unsigned value, bool acquires) {
+    unsigned before = emu_load(p);
+    emu_store(p, before + value);
+    emu_order(p, acquires, 1, 1);
+    return before;
+}
+
+}  // namespace emu
 
 // ---------------------------------------------------------------- loads and stores with a cache hint
 

@@ -1,109 +1,11 @@
 // The scheduler: CUDA threads as fibers, their barriers, and what is reported when they cannot go on.
-#include "runtime.h"
-
-#include <csetjmp>
-#include <cstdarg>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <signal.h>
-#include <sys/mman.h>
-#include <unistd.h>
-#include <vector>
-
-#include "switch.h"
-
-using emu::Launch;
+#include "order.h"
 
 namespace {
-
-constexpr unsigned MOST_THREADS = 1024, BARRIERS = 16;
-// Reads in vain, without any release or atomic by anyone in between, after which the values are taken never to come. About a second.
-constexpr long MOST_POLLS = 10 * 1000 * 1000;
-constexpr unsigned char POISON = 0xff;  // a NaN in every float format, -1 in whole numbers
-
-struct Block;
-
-struct Copy {
-    void *to;
-    const void *from;
-    int size, read, group;
-};
-
-struct Fiber : emu::Self {
-    Context context;
-    Stack stack;
-    Fiber *next;        // in the queue of those that can run, or of those that wait at a barrier
-    Block *home;
-    const char *waits;  // for what; null while it can run
-    // what it brings to its warp's meeting
-    unsigned mask;
-    const void *deposit;
-    void *result;
-    emu::Finish finish;
-    void *finish_context;
-    int vote_result;
-    bool alive;
-    std::vector<Copy> copies;  // that have not been waited for
-    int groups;                // committed so far
-};
-
-struct Queue {
-    Fiber *first = nullptr, *last = nullptr;
-    void push(Fiber *fiber) {
-        fiber->next = nullptr;
-        (first ? last->next : first) = fiber;
-        last = fiber;
-    }
-    Fiber *pop() {
-        Fiber *fiber = first;
-        if (fiber) first = fiber->next;
-        return fiber;
-    }
-};
-
-struct Barrier {
-    Queue waiting;
-    unsigned arrived = 0, expected = 0;  // expected 0: all that are alive
-    int vote = 0, sum = 0;
-    const char *name = nullptr;
-};
-
-struct Warp {
-    Fiber *lane[32];
-    unsigned alive, arrived;
-};
-
-struct Block {
-    unsigned live;
-    Barrier barrier[BARRIERS];
-    Warp warp[MOST_THREADS / 32];
-    std::vector<Fiber *> fibers;
-    SharedMemory shared;
-};
-
-const Launch *launch;
-std::vector<Fiber *> pool;    // fibers of all launches so far, by order of their making; their stacks are kept
-std::vector<Block *> blocks;  // likewise
-Context main_context;
-Stack main_stack;
-Queue ready;
-unsigned long live;  // threads of all blocks that run
-long polls;
-char message[2048];
-bool failed;
-
-Fiber *self() { return static_cast<Fiber *>(emu::emu_self); }
 
 [[noreturn]] void leave() {  // to emu_run, for good: the stacks of all fibers are dropped
     emu::emu_self = nullptr;
     switch_for_good(main_context, main_stack);
-}
-
-void describe(const Fiber *fiber, char *text, size_t size) {
-    snprintf(text, size, "block (%u, %u, %u) thread (%u, %u, %u)", fiber->block_index.x, fiber->block_index.y, fiber->block_index.z,
-             fiber->thread_index.x, fiber->thread_index.y, fiber->thread_index.z);
 }
 
 void explain_deadlock(const char *reason) {
@@ -159,6 +61,7 @@ void release(Block *block, Barrier &barrier) {
     int result = barrier.vote == emu::AND ? barrier.sum == int(barrier.arrived) : barrier.vote == emu::OR ? barrier.sum != 0 : barrier.sum;
     while (Fiber *fiber = barrier.waiting.pop()) {
         fiber->vote_result = result;
+        if (RACES) races::join(fiber->clock, barrier.clock);
         wake(fiber);
     }
     barrier = Barrier();
@@ -179,6 +82,13 @@ void meet(Warp &warp, unsigned mask) {
         deposits[i] = fiber->deposit;
         results[i] = fiber->result;
     }
+    if (RACES && !strcmp(any->waits, "__syncwarp")) {  // the others put no accesses to memory in order
+        races::Clock together;
+        for (int i = 0; i < 32; i++)
+            if (lanes >> i & 1) come(together, warp.lane[i]);
+        for (int i = 0; i < 32; i++)
+            if (lanes >> i & 1) races::join(warp.lane[i]->clock, together);
+    }
     any->finish(any->finish_context, deposits, results, lanes);
     warp.arrived &= ~lanes;
     for (int i = 0; i < 32; i++)
@@ -193,6 +103,7 @@ Warp &warp_of(Fiber *fiber) {
 void body() {  // of every fiber
     switch_arrived(self()->stack);
     launch->call(launch->arguments);
+    settle();
     Fiber *fiber = self();
     fiber->alive = false;
     fiber->home->live--;
@@ -218,18 +129,25 @@ Fiber *fiber_of(size_t number) {
     return pool[number];
 }
 
-void start(size_t slot, unsigned x, unsigned y, unsigned z, size_t first_fiber) {
+void start(size_t slot, unsigned number, size_t first_fiber) {
     while (blocks.size() <= slot) blocks.push_back(new Block());
     Block *block = blocks[slot];
-    unsigned threads = launch->block[0] * launch->block[1] * launch->block[2];
+    unsigned threads = threads_of_block(), all = launch->grid[0] * launch->grid[1] * launch->grid[2];
     block->live = threads;
+    block->number = number;
     for (Barrier &barrier : block->barrier) barrier = Barrier();
     block->fibers.clear();
     block->shared.renew(launch->shared, POISON);
+    if (RACES) {
+        block->known.assign(all, false);
+        table.forget(block->shared.bytes, launch->shared);
+    }
     for (unsigned i = 0; i < threads; i++) {
         Fiber *fiber = fiber_of(first_fiber + i);
         fiber->thread_index = {i % launch->block[0], i / launch->block[0] % launch->block[1], i / launch->block[0] / launch->block[1]};
-        fiber->block_index = {x, y, z};
+        fiber->block_index = {number % launch->grid[0], number / launch->grid[0] % launch->grid[1], number / launch->grid[0] / launch->grid[1]};
+        fiber->number = number * threads + i + 1;
+        fiber->fenced = false;
         fiber->lane = i % 32;
         fiber->shared = block->shared.bytes;
         fiber->home = block;
@@ -239,6 +157,10 @@ void start(size_t slot, unsigned x, unsigned y, unsigned z, size_t first_fiber) 
         fiber->copies.clear();
         fiber->groups = 0;
         fiber->context = context_make(fiber->stack, body);
+        if (RACES) {
+            fiber->clock.assign(launch->cooperative ? all * threads : threads, 0);
+            tick(fiber);
+        }
         Warp &warp = block->warp[i / 32];
         if (i % 32 == 0) warp.alive = warp.arrived = 0;
         warp.lane[i % 32] = fiber;
@@ -263,13 +185,16 @@ void check_shared() {
         }
 }
 
-void on_signal(int number, siginfo_t *info, void *) {
+void on_signal(int number, siginfo_t *info, void *context) {
     if (emu::emu_self) {  // the fault of a kernel: its stack is left where it is
-        char who[128];
+        char who[128], where[512] = "";
         describe(self(), who, sizeof who);
-        snprintf(message, sizeof message, "%s: %s at %p", who,
+#ifdef __x86_64__
+        place(uintptr_t(static_cast<ucontext_t *>(context)->uc_mcontext.gregs[REG_RIP]), where, sizeof where);
+#endif
+        snprintf(message, sizeof message, "%s: %s at %p%s", who,
                  number == SIGSEGV ? "access outside of any array, or a misaligned one" : number == SIGFPE ? "division of a whole number by zero" : "misaligned access, or an index outside of a local array",
-                 info->si_addr);
+                 info->si_addr, where);
         failed = true;
         leave();
     }
@@ -311,6 +236,7 @@ struct Signals {  // while kernels run
 extern "C" {
 
 void emu::emu_warp(const char *name, unsigned mask, const void *deposit, void *result, Finish finish, void *context) {
+    settle();
     Fiber *fiber = self();
     if (!(mask >> fiber->lane & 1)) emu_fail("%s: the calling lane %u is not in its mask %08x", name, fiber->lane, mask);
     fiber->mask = mask;
@@ -326,6 +252,7 @@ void emu::emu_warp(const char *name, unsigned mask, const void *deposit, void *r
 }
 
 int emu::emu_barrier(const char *name, int id, int threads, int waits, int vote, int value) {
+    settle();
     Fiber *fiber = self();
     if (id < 0 || id >= int(BARRIERS)) emu_fail("%s: there are barriers 0 to 15, not %d", name, id);
     if (threads % 32) emu_fail("%s: a barrier is of whole warps, not of %d threads", name, threads);
@@ -337,6 +264,7 @@ int emu::emu_barrier(const char *name, int id, int threads, int waits, int vote,
     barrier.vote = vote;
     barrier.sum += value;
     barrier.name = name;
+    come(barrier.clock, fiber);
     fiber->mask = 0;
     fiber->waits = name;
     if (waits) barrier.waiting.push(fiber);
@@ -346,6 +274,7 @@ int emu::emu_barrier(const char *name, int id, int threads, int waits, int vote,
 }
 
 void emu::emu_poll(const char *name) {
+    settle();
     if (++polls > MOST_POLLS) {
         self()->waits = name;
         explain_deadlock(launch->cooperative ? "a value that threads wait for is never written"
@@ -382,6 +311,8 @@ void emu::emu_copy_wait(int but_last) {
     size_t done = 0;
     for (; done < fiber->copies.size() && fiber->copies[done].group < fiber->groups - but_last; done++) {
         const Copy &copy = fiber->copies[done];
+        emu_access(copy.from, unsigned(copy.read), 0, __builtin_return_address(0));
+        emu_access(copy.to, unsigned(copy.size), 1, __builtin_return_address(0));
         memcpy(copy.to, copy.from, size_t(copy.read));
         memset(static_cast<unsigned char *>(copy.to) + copy.read, 0, size_t(copy.size - copy.read));
     }
@@ -415,11 +346,12 @@ const char *emu::emu_run(const Launch *asked) {
 #endif
     FlushDenormals flush;
     main_stack = stack_of_caller();
-    size_t total = size_t(asked->grid[0]) * asked->grid[1] * asked->grid[2], threads = size_t(asked->block[0]) * asked->block[1] * asked->block[2];
+    size_t total = size_t(asked->grid[0]) * asked->grid[1] * asked->grid[2], threads = threads_of_block();
+    table.begin();
+    rewrite.bytes = nullptr;
     for (size_t i = 0; i < total && !failed; i++) {
-        size_t b = asked->backward ? total - 1 - i : i;
         size_t slot = asked->cooperative ? i : 0;
-        start(slot, b % asked->grid[0], b / asked->grid[0] % asked->grid[1], b / asked->grid[0] / asked->grid[1], slot * threads);
+        start(slot, unsigned(asked->backward ? total - 1 - i : i), slot * threads);
         if (!asked->cooperative) {
             run_all();
             check_shared();

@@ -38,6 +38,11 @@ void emu_warp(const char *name, unsigned mask, const void *deposit, void *result
 int emu_barrier(const char *name, int id, int threads, int waits, int vote, int value);
 void emu_poll(const char *name);  // lets all others run before a value is read that they may be about to write
 void emu_progress(void);          // a value was written that others may wait for
+// What puts accesses of different threads in order: fences with atomics, and flags. keeps: adds to what was released through it before.
+void emu_fence(void);
+void emu_atomic_order(const void *address);
+void emu_order(const void *flag, int acquires, int releases, int keeps);
+void emu_access(const void *address, unsigned size, int writes, const void *pc);
 // Asynchronous copies: done when their group is waited for, so that shared memory that is read before is still what it was.
 void emu_copy(const char *name, void *to, const void *from, int size, int read);
 void emu_copy_commit(void);

@@ -26,13 +26,26 @@ struct Stack {
     size_t bytes;
 };
 
+// Stacks lie in one range of addresses, so that it is quickly seen what is on one.
+constexpr size_t MOST_STACKS = 16384;
+static unsigned char *stacks_begin, *stacks_next, *stacks_end;
+
 static inline Stack stack_make() {
-    size_t page = size_t(sysconf(_SC_PAGESIZE));
-    void *memory = mmap(nullptr, page + STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) abort();
-    mprotect(memory, page, PROT_NONE);  // what grows beyond is noticed
-    return {static_cast<unsigned char *>(memory) + page, STACK_BYTES};
+    size_t page = size_t(sysconf(_SC_PAGESIZE)), each = page + STACK_BYTES;
+    if (!stacks_begin) {
+        void *memory = mmap(nullptr, MOST_STACKS * each, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (memory == MAP_FAILED) abort();
+        stacks_begin = stacks_next = static_cast<unsigned char *>(memory);
+        stacks_end = stacks_begin + MOST_STACKS * each;
+    }
+    if (stacks_next == stacks_end) abort();
+    unsigned char *low = stacks_next + page;  // the page below stays closed: what grows beyond is noticed
+    if (mprotect(low, STACK_BYTES, PROT_READ | PROT_WRITE)) abort();
+    stacks_next += each;
+    return {low, STACK_BYTES};
 }
+
+static inline bool stacks_hold(const unsigned char *p) { return p >= stacks_begin && p < stacks_end; }
 
 static inline Stack stack_of_caller() {
     pthread_attr_t attributes;
