@@ -75,19 +75,10 @@ class _Loop:
     """The launches of a decoder's steps: the kernel's variant, its shared memory and whether a row's scores have a place there."""
 
     def __init__(self, direction: str, cell: str, sizes: _Sizes, dtype: Any) -> None:
-        gates, item = gates_of(cell), dtype.itemsize
-        self.scores_in_shared = int(sizes.S * item <= _SCORES_BYTES)
+        gates = gates_of(cell)
+        self.scores_in_shared = int(sizes.S * dtype.itemsize <= _SCORES_BYTES)
         row = -(-max(sizes.A, sizes.M) // 4) * 4 + _SCRATCH + 4 + sizes.S * self.scores_in_shared
-        most = max(gates, 2)
-        chunk = 32 if item == 4 else 16
-        for rows, units in _variants(sizes.B, item):
-            columns, stage = 4 * most * units, _WARPS * (8 * rows + 4 * most * units) * (chunk + 4)
-            shared = item * max(stage, _WARPS * 8 * rows * columns, row)
-            tasks = -(-sizes.H // (4 * units)) * -(-sizes.B // (8 * rows))
-            if shared <= properties().shared_per_block:
-                self.shared, self.rows, self.units = shared, rows, units
-                if tasks <= properties().multiprocessors:
-                    break
+        self.rows, self.units, self.shared = _task(gates, sizes.B, sizes.H, dtype.itemsize, dtype.itemsize * row)
         # no phase has more tasks than this
         self.tasks = max(-(-max(sizes.A, sizes.H + sizes.M) // (4 * self.units)) * -(-sizes.B // (8 * self.rows)), sizes.B)
         self.file, self.name = f"attention_decoder_{direction}.cu", f"decoder_{direction}"
@@ -109,6 +100,21 @@ class _Loop:
     def small(self, name: str, size: int, arguments: tuple[Any, ...]) -> None:
         """One of the kernels that have a thread for each element."""
         kernel(self.file, name, **self.macros)(-(-size // _THREADS), _THREADS, (*arguments, int64(size)))
+
+
+def _task(gates: int, B: int, H: int, item: int, least: int) -> tuple[int, int, int]:
+    """Rows and units of a lane and a block's bytes of shared memory: the smallest task of which there are no more than multiprocessors."""
+    found = None
+    for rows, units in _variants(B, item):
+        columns, chunk = 4 * gates * units, 128 // item
+        shared = max(least, item * _WARPS * max((8 * rows + columns) * (chunk + 4), 8 * rows * columns))
+        if shared <= properties().shared_per_block:
+            found = rows, units, shared
+            if -(-H // (4 * units)) * -(-B // (8 * rows)) <= properties().multiprocessors:
+                break
+    if found is None:
+        raise ValueError(f"attention_decoder: {least} bytes for a row of these sizes are more than the shared memory of a block")
+    return found
 
 
 def _variants(B: int, item: int) -> list[tuple[int, int]]:

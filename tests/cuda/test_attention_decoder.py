@@ -166,10 +166,11 @@ def test_the_same_bits_again_and_backward_twice_from_one_cache(to_gpu, rng):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("attention", ATTENTIONS)
-def test_the_layer_whole_and_step_by_step(cell, attention, to_gpu, rng):
+@pytest.mark.parametrize("attention", [*ATTENTIONS, None])
+@pytest.mark.parametrize("feeding", [True, False])
+def test_the_layer_whole_and_step_by_step(cell, attention, feeding, to_gpu, rng):
     """The same layer on the host and on the device; generation with a memory in another order."""
-    layer = fs.nn.AttentionDecoder(4, 8, 8, cell=cell, attention=attention, rng=1)
+    layer = fs.nn.AttentionDecoder(4, 8, 8, cell=cell, attention=attention, input_feeding=feeding, rng=1)
     x, memory = rng.standard_normal((5, 3, 4)).astype(np.float32), rng.standard_normal((6, 3, 8)).astype(np.float32)
     lengths, order = [6, 2, 4], np.array([2, 0, 0, 1])
     want, _ = layer(x, memory, memory_lengths=lengths)
