@@ -10,6 +10,7 @@ import ctypes
 import functools
 import re
 import sys
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -185,23 +186,46 @@ def gemm(a: Array, b: Array, out: Array | None = None, *, accumulate: bool = Fal
     return out
 
 
+class _Handles(threading.local):
+    """cuBLAS's handles of this Python thread by device, each with the stream that it was last given."""
+
+    def __init__(self) -> None:
+        self.of_device: dict[int, list[int]] = {}
+
+
+_handles = _Handles()
+
+
 def _cublas(name: str, *arguments: int) -> None:
-    """Calls cuBLAS with CuPy's handle, on its current stream. CuPy's own wrappers refuse to be captured into a graph."""
-    handle = cupy.cuda.device.get_cublas_handle()
+    """Calls cuBLAS on CuPy's current stream. CuPy's own wrappers refuse to be captured into a graph, and set the stream for each call."""
     functions = _cublas_functions()
-    status = functions["cublasSetStream_v2"](handle, cupy.cuda.get_current_stream().ptr) or functions[name](handle, *arguments)
+    device, stream = cupy.cuda.runtime.getDevice(), cupy.cuda.get_current_stream().ptr
+    handle = _handles.of_device.get(device)
+    if handle is None:
+        created = ctypes.c_void_p()
+        _ok("cublasCreate_v2", functions["cublasCreate_v2"](ctypes.byref(created)))
+        handle = _handles.of_device[device] = [created.value or 0, 0]
+    if handle[1] != stream:
+        _ok("cublasSetStream_v2", functions["cublasSetStream_v2"](handle[0], stream))
+        handle[1] = stream
+    _ok(name, functions[name](handle[0], *arguments))
+
+
+def _ok(name: str, status: int) -> None:
     if status:
         raise RuntimeError(f"{name} failed with status {status}")
 
 
 @functools.cache
 def _cublas_functions() -> dict[str, Any]:
-    """cuBLAS's functions with the types of their arguments, from the library that CuPy has loaded."""
+    """cuBLAS's functions with the types of their arguments, from the library that CuPy loads."""
+    cupy.cuda.device.get_cublas_handle()  # loads it, from wherever this installation of CuPy has it
     major = cupy.cuda.runtime.runtimeGetVersion() // 1000
     library = ctypes.CDLL(f"cublas64_{major}.dll" if sys.platform == "win32" else f"libcublas.so.{major}")
     number, pointer, step = ctypes.c_int, ctypes.c_void_p, ctypes.c_longlong
     sizes, matrix = [pointer, number, number, number, number, number, pointer], [pointer, number, number]
-    types = {
+    types: dict[str, list[Any]] = {
+        "cublasCreate_v2": [pointer],
         "cublasSetStream_v2": [pointer, pointer],
         "cublasGemmEx": [*sizes, *matrix, *matrix, pointer, *matrix, number, number],
         "cublasGemmStridedBatchedEx": [*sizes, *matrix, step, *matrix, step, pointer, *matrix, step, number, number, number],

@@ -92,6 +92,10 @@ def _submit(handle, transa, transb, m, n, k, alpha, beta, a, b, c, count, comput
     device.submit(lambda: _run(a, b, c, (transa, transb), (m, n, k, count), numbers, compute))
 
 
+def _create(place):
+    ctypes.c_void_p.from_address(place).value = HANDLE
+
+
 def _set_stream(handle, stream):
     if stream != device.get_current_stream().ptr:
         raise CUBLASError(f"INVALID_VALUE: the stream at {stream:#x} is not the current one")
@@ -112,6 +116,7 @@ def _gemm_batched(
 _GEMM = "p iiiii p pii pii p pii ii"
 _BATCHED = "p iiiii p piil piil p piil iii"
 _FUNCTIONS = {
+    "cublasCreate_v2": ("p", _create),
     "cublasSetStream_v2": ("pp", _set_stream),
     "cublasGemmEx": (_GEMM, _gemm),
     "cublasGemmStridedBatchedEx": (_BATCHED, _gemm_batched),
