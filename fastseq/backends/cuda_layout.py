@@ -20,8 +20,9 @@ _ACCESS = 16
 _COLUMN_ROWS = 8
 #: Blocks that keep a GPU of the H100's size busy with a reduction, some for each of its multiprocessors.
 _BLOCKS = 512
-#: Threads of a row and the bytes of it that one may keep in registers, shortest rows first.
-_ROWS = ((32, 128), (256, 64), (1024, 64))
+#: Threads of a row and the bytes of it that one may keep in registers, shortest rows first. Two of the largest blocks share a multiprocessor:
+#: one loads while the other waits for its sums.
+_ROWS = ((32, 128), (256, 64), (512, 128))
 
 
 def aligned(x: Array) -> Array:
@@ -67,7 +68,7 @@ def row_layout(N: int, dtype: Any, arrays: int = 1) -> RowLayout:
     for threads, kept in _ROWS:
         accesses = -(-N // (threads * width))
         if accesses * width * dtype.itemsize * arrays <= kept:
-            packs = 1 << (accesses - 1).bit_length()  # few sizes, so that few are compiled
+            packs = accesses if accesses <= 2 else accesses + accesses % 2 if accesses <= 8 else -(-accesses // 8) * 8  # few are compiled
             break
     else:
         packs = 0

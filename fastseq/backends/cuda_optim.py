@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import cupy
@@ -12,25 +13,34 @@ from fastseq.backends.cuda_layout import THREADS, access_width
 
 Array = Any
 
-#: Blocks that one array's sum of squares is made by, at most, and the least number of elements for each.
-_SUM_BLOCKS, _SUM_SHARE = 512, 8192
+#: Elements that a block of `sum_squares` adds up, what its threads read in 16 turns or more: few partial sums, and enough blocks.
+_SHARE = 1 << 14
 
 
-def sum_squares(*xs: Array) -> float:
+def sum_squares(*arrays: Array) -> float:
     """The sum of x_i^2 over all arrays, in double; waits for the device, once."""
-    shares = [_share(x.size) for x in xs]
-    counts = [-(-x.size // share) for x, share in zip(xs, shares, strict=True)]
-    sums, first = cupy.empty(sum(counts), np.float64), 0
-    for x, share, count in zip(xs, shares, counts, strict=True):
-        arguments = (sums[first : first + count], contiguous(x), int64(x.size), int64(share))
-        _kernel("sum_squares", x, _whole(x))(count, 256, arguments, 64)
-        first += count
-    return float(sums.get().sum())
+    arrays = tuple(contiguous(x) for x in arrays)
+    sums = [_sums(tuple(x for x in arrays if x.dtype == dtype)) for dtype in {x.dtype: None for x in arrays}]
+    return sum([float(part.get().sum()) for part in sums])
 
 
-def _share(n: int) -> int:
-    """Elements of a block: a multiple of what its threads read in one go."""
-    return max(_SUM_SHARE, -(-n // (_SUM_BLOCKS * 1024)) * 1024)
+def _sums(arrays: tuple[Array, ...]) -> Array:
+    """The sums of x_i^2 of _SHARE elements each, of arrays of one dtype in one launch."""
+    shares = _shares(tuple((x.data.ptr, x.size) for x in arrays), arrays[0].itemsize)
+    sums = cupy.empty(len(shares), np.float64)
+    _kernel("sum_squares", arrays[0], _whole(arrays[0]))(len(shares), THREADS, (sums, shares), 64)
+    return sums
+
+
+@functools.lru_cache(maxsize=8)
+def _shares(arrays: tuple[tuple[int, int], ...], itemsize: int) -> Array:
+    """Address and number of elements of each share, on the device; kept, for gradients come back to the places of the last step."""
+    found = [
+        (address + first * itemsize, min(_SHARE, size - first))
+        for address, size in arrays
+        for first in range(0, size, _SHARE)
+    ]
+    return cupy.asarray(np.array(found, np.int64).reshape(-1, 2))
 
 
 def scale(x: Array, factor: float) -> None:

@@ -14,7 +14,8 @@ if library_path() is None:
 ROWS = (
     "REAL=float W=4 PACKS=1 ROW=32",
     "REAL=float W=4 PACKS=4 ROW=256",
-    "REAL=float W=1 PACKS=0 ROW=1024",
+    "REAL=float W=4 PACKS=6 ROW=512",
+    "REAL=float W=1 PACKS=0 ROW=512",
     "REAL=double W=2 PACKS=4 ROW=32",
 )
 COLUMNS = ("REAL=float W=4", "REAL=float W=2", "REAL=float W=1", "REAL=double W=2")

@@ -9,7 +9,7 @@
 #include "softmax.cuh"
 
 // at_target, everywhere: the target's own weight, 1 - smoothing, and every id's, smoothing / V.
-extern "C" __global__ void __launch_bounds__(ROW_THREADS) cross_entropy_forward(
+extern "C" __global__ void __launch_bounds__(ROW_THREADS, sizeof(REAL) == 4 ? 2 : 1) cross_entropy_forward(
     REAL *losses, REAL *lse, const REAL *logits, const REAL *bias, const long long *targets, long long rows, int V, long long ignore_index, REAL at_target,
     REAL everywhere) {
     FSQ_SHARED(bytes);

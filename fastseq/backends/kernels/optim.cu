@@ -128,17 +128,18 @@ extern "C" __global__ void adam(
     store_at(v, second, p.at, p.end, whole);
 }
 
-// sums (blocks): of x_i^2 in double, each of `share` elements, a multiple of W. 256 threads.
-extern "C" __global__ void sum_squares(double *sums, const REAL *x, long long n, long long share) {
+// sums (blocks): of x_i^2 in double. shares (blocks, 2): the address of a block's elements, and how many they are. 256 threads.
+extern "C" __global__ void sum_squares(double *sums, const long long *shares) {
     FSQ_SHARED(bytes);
     double *const shared = (double *)bytes;
+    const REAL *const x = reinterpret_cast<const REAL *>(shares[2 * blockIdx.x]);
+    const long long n = shares[2 * blockIdx.x + 1];
     const bool whole = on_lanes(x);
-    const long long first = blockIdx.x * share, end = first + share < n ? first + share : n;
     double sum = 0;
 #pragma unroll 4
-    for (long long i = first + W * (int)threadIdx.x; i < end; i += 256 * W) {
+    for (long long i = W * (int)threadIdx.x; i < n; i += 256 * W) {
         REAL v[W];
-        load_at(v, x, i, end, whole);
+        load_at(v, x, i, n, whole);
 #pragma unroll
         for (int l = 0; l < W; l++) sum = fma((double)v[l], (double)v[l], sum);
     }

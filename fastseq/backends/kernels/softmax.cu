@@ -13,7 +13,7 @@
     const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y, at = row * length;                                      \
     const int N = row < rows ? length : 0
 
-extern "C" __global__ void __launch_bounds__(ROW_THREADS) softmax_forward(REAL *y, const REAL *x, long long rows, int length) {
+extern "C" __global__ void __launch_bounds__(ROW_THREADS, sizeof(REAL) == 4 ? 2 : 1) softmax_forward(REAL *y, const REAL *x, long long rows, int length) {
     THIS_ROW;
     REAL v[SLOTS][W];
     const Exponentials e = exponentials(v, N, shared, [&](REAL (&to)[W], int i) { load_lanes(to, x + at + i); });
@@ -27,7 +27,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS) softmax_forward(REAL *
     });
 }
 
-extern "C" __global__ void __launch_bounds__(ROW_THREADS) softmax_backward(REAL *dx, const REAL *y, const REAL *dy, long long rows, int length) {
+extern "C" __global__ void __launch_bounds__(ROW_THREADS, sizeof(REAL) == 4 ? 2 : 1) softmax_backward(REAL *dx, const REAL *y, const REAL *dy, long long rows, int length) {
     THIS_ROW;
     REAL v[SLOTS][W], d[SLOTS][W], dot = 0;
     each_access(N, [&](int slot, int i) {
@@ -48,7 +48,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS) softmax_backward(REAL 
     });
 }
 
-extern "C" __global__ void __launch_bounds__(ROW_THREADS) log_softmax_forward(REAL *y, const REAL *x, long long rows, int length) {
+extern "C" __global__ void __launch_bounds__(ROW_THREADS, sizeof(REAL) == 4 ? 2 : 1) log_softmax_forward(REAL *y, const REAL *x, long long rows, int length) {
     THIS_ROW;
     REAL v[SLOTS][W];
     const Exponentials e = exponentials(v, N, shared, [&](REAL (&to)[W], int i) { load_lanes(to, x + at + i); });
@@ -62,7 +62,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS) log_softmax_forward(RE
     });
 }
 
-extern "C" __global__ void __launch_bounds__(ROW_THREADS) log_softmax_backward(REAL *dx, const REAL *y, const REAL *dy, long long rows, int length) {
+extern "C" __global__ void __launch_bounds__(ROW_THREADS, sizeof(REAL) == 4 ? 2 : 1) log_softmax_backward(REAL *dx, const REAL *y, const REAL *dy, long long rows, int length) {
     THIS_ROW;
     REAL v[SLOTS][W], d[SLOTS][W], sum = 0;
     each_access(N, [&](int slot, int i) {
