@@ -73,17 +73,6 @@ def pytest_runtest_protocol(item):
         return (yield)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item):
-    """While operations are still missing, the table's cases of them are passed over."""
-    try:
-        return (yield)
-    except AttributeError as error:
-        if "module 'fastseq.backends.cuda' has no attribute" not in str(error):
-            raise
-        pytest.skip(str(error))
-
-
 def pytest_report_header():
     if not REAL:
         return "cuda: emulated on the CPU"

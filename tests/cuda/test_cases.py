@@ -1,11 +1,27 @@
 """Every case of the table on a GPU: values and all gradients against the reference in float64, and the same without a record."""
 
+import importlib
+import inspect
+
 import numpy as np
 import pytest
 
 import fastseq as fs
+from fastseq.backends import reference
 from tests.cases import CASES, Rounded, reference_results
 from tests.tolerance import assert_close, assert_same_bits
+
+
+def public(module):
+    """Its functions, and those that it takes from its other files, <module>_<family>.py."""
+    return {n: f for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__.startswith(module.__name__) and n[0] != "_"}
+
+
+def test_the_backend_has_the_functions_of_the_reference():
+    ours, theirs = public(importlib.import_module("fastseq.backends.cuda")), public(reference)
+    assert sorted(ours) == sorted(theirs)
+    for name in ours:
+        assert inspect.signature(ours[name]) == inspect.signature(theirs[name]), name
 
 
 def evaluate(case, inputs, upstream, cupy):
