@@ -82,10 +82,12 @@ def cut(side: str, shape: tuple[int, int, int, int]) -> Iterator[None]:
     """One side's kernel in this cut, by every format."""
     before = cuda_attention_mma._shape
     cuda_attention_mma._shape = lambda s, *rest: Shape(*shape) if s == side else before(s, *rest)
+    cuda_attention_mma._cut.cache_clear()
     try:
         yield
     finally:
         cuda_attention_mma._shape = before
+        cuda_attention_mma._cut.cache_clear()
 
 
 def gradients(q: Any, k: Any, v: Any, dy: Any, options: AttentionOptions, **keywords: Any) -> tuple[Any, ...]:
@@ -159,40 +161,48 @@ def whole() -> None:
                 print(f"{what}{1e6 * ours:9.0f} us {flop / ours / 1e12:7.1f} TFLOP/s  ", *words, flush=True)
 
 
-def pieces() -> None:
-    """Each kernel of a call alone."""
-    print("\npieces at B4 h16 T2048, us (TFLOP/s of its own products)")
-    for form, D in [(form, D) for form in (16, 32, 96) for D in (64, 128)]:
-        set_precision(WORD[form])
-        q, k, v, dy = on_cupy(arrays(4, 16, 2048, D))
-        for causal in (False, True):
-            call = cuda_attention_call.call_of(q, k, v, None, None, AttentionOptions(D**-0.5, causal))
-            y, lse, _ = cuda_attention.attention_forward(q, k, v, options=AttentionOptions(D**-0.5, causal), training=True)
-            plan = cuda_attention_mma.prepare(q, k, v, call)
-            found = [f"prepare {1e6 * seconds(cuda_attention_mma.prepare, q, k, v, call):.0f}"]
-            found.append(f"guard {1e6 * seconds(cuda_attention_tiles.forward, y, lse, None, q, k, v, call, plan.special):.0f}")
-            for side in ("forward", "queries", "keys"):
-                found.append(f"{side} {piece(side, plan, call, (q, k, v, y, lse, dy))}")
-            print(f"{WORD[form]:8s} D{D} {'causal ' * causal}", *found, flush=True)
+class Problem:
+    """A call forwards and backwards, of which each kernel can be run alone."""
 
+    def __init__(self, word: str, D: int, causal: bool) -> None:
+        set_precision(word)
+        self.causal, options = causal, AttentionOptions(D**-0.5, causal)
+        self.q, self.k, self.v, self.dy = on_cupy(arrays(4, 16, 2048, D))
+        self.y, self.lse, _ = cuda_attention.attention_forward(self.q, self.k, self.v, options=options, training=True)
+        self.outputs = cupy.empty_like(self.q), cupy.empty_like(self.k), cupy.empty_like(self.v), None
+        arrays_ = self.q, self.k, self.v, self.y, self.dy, *self.outputs[:3]
+        self.call = cuda_attention_call.call_of(arrays_, None, None, options)
+        self.plan = self.prepare()
 
-def piece(side: str, plan: Any, call: Any, given: tuple[Any, ...]) -> str:
-    """Time and rate of one side's kernel, as it is cut now."""
-    q, k, v, y, lse, dy = given
-    products = {"forward": 2, "queries": 3, "keys": 4}[side]
-    if side == "forward":
-        taken = seconds(cuda_attention_mma.forward, y, lse, plan, call)
-    else:
-        outputs = cupy.empty_like(q), cupy.empty_like(k), cupy.empty_like(v), None
+    def prepare(self) -> Any:
+        return cuda_attention_mma.prepare(self.q, self.k, self.v, self.call)
+
+    def guard(self) -> None:
+        cuda_attention_tiles.forward(self.y, self.lse, None, self.q, self.k, self.v, self.call, self.plan.special)
+
+    def kernel(self, side: str) -> str:
+        """Time and rate of one side's kernel, as it is cut now."""
         launch, kept = cuda_attention_mma._launch, []
         cuda_attention_mma._launch = lambda s, *rest: kept.append((s, *rest)) if s == side else None
         try:
-            cuda_attention_mma.backward(outputs, y, lse, dy, plan, call)
+            cuda_attention_mma.forward(self.y, self.lse, self.plan, self.call)
+            cuda_attention_mma.backward(self.outputs, self.y, self.lse, self.dy, self.plan, self.call)
         finally:
             cuda_attention_mma._launch = launch
         taken = seconds(launch, *kept[0])
-    flop = 2 * products * call.B * call.heads * call.Tq * call.Tk * call.D * (0.5 if call.arguments[14] <= 0 else 1)
-    return f"{1e6 * taken:.0f} ({flop / taken / 1e12:.0f})"
+        products = {"forward": 2, "queries": 3, "keys": 4}[side]
+        flop = 2 * products * 64 * 2048 * 2048 * self.call.D * (0.5 if self.causal else 1)
+        return f"{1e6 * taken:.0f} ({flop / taken / 1e12:.0f})"
+
+
+def pieces() -> None:
+    """Each kernel of a call alone."""
+    print("\npieces at B4 h16 T2048, us (TFLOP/s of its own products)")
+    for form, D, causal in itertools.product((16, 32, 96), (64, 128), (False, True)):
+        one = Problem(WORD[form], D, causal)
+        found = [f"{name} {1e6 * seconds(run):.0f}" for name, run in (("prepare", one.prepare), ("guard", one.guard))]
+        found += [f"{side} {one.kernel(side)}" for side in ("forward", "queries", "keys")]
+        print(f"{WORD[form]:8s} D{D} {'causal ' * causal}", *found, flush=True)
 
 
 def cuts(only: str) -> None:
@@ -201,20 +211,13 @@ def cuts(only: str) -> None:
     for (side, form, D), shapes in CUTS.items():
         if only and only not in f"{side} {form} {D}":
             continue
-        set_precision(WORD[form])
-        q, k, v, dy = on_cupy(arrays(4, 16, 2048, D))
+        both = [Problem(WORD[form], D, causal) for causal in (True, False)]
         for shape in shapes:
-            words = []
-            for causal in (True, False):
-                options = AttentionOptions(D**-0.5, causal)
-                call = cuda_attention_call.call_of(q, k, v, None, None, options)
-                y, lse, _ = cuda_attention.attention_forward(q, k, v, options=options, training=True)
-                plan = cuda_attention_mma.prepare(q, k, v, call)
-                with cut(side, shape):
-                    try:
-                        words.append(piece(side, plan, call, (q, k, v, y, lse, dy)))
-                    except Exception as error:
-                        words.append(type(error).__name__)
+            with cut(side, shape):
+                try:
+                    words = [one.kernel(side) for one in both]
+                except Exception as error:
+                    words = [f"{type(error).__name__}: {error}"[:80]]
             print(f"{side:8s}{form:3d} D{D:<4d}{shape!s:16s}", *words, flush=True)
 
 

@@ -33,8 +33,8 @@ def attention_forward(
 ) -> tuple[Array, Array | None, Array | None]:
     """y (B, heads, Tq, Dv); in training log(sum(exp(scores))) (B, heads, Tq); where asked for, the weights (B, heads, Tq, Tk)."""
     q, k, v = rows(q), rows(k), rows(v)
-    call = call_of(q, k, v, mask, key_lengths, options)
-    y = like(q, call.Dv)
+    y = like(q, v.shape[3])
+    call = call_of((q, k, v, y), mask, key_lengths, options)
     lse = cupy.empty((call.B, call.heads, call.Tq), call.dtype) if training else None
     w = cupy.zeros((call.B, call.heads, call.Tq, call.Tk), call.dtype) if weights else None
     if not options.tiles and not weights and decode.takes(call):
@@ -67,8 +67,8 @@ def attention_backward(
 ) -> tuple[Array, Array, Array, Array | None]:
     """dq, dk, dv (written to the arrays in `out`, where given) and dL/d(scores + mask), if asked for; dweights comes with weights."""
     q, k, v, y, dy, lse = rows(q), rows(k), rows(v), rows(y), rows(dy), contiguous(lse)
-    call = call_of(q, k, v, mask, key_lengths, options)
     dq, dk, dv = (like(x, x.shape[3]) if given is None else writable(given) for x, given in zip((q, k, v), out, strict=True))
+    call = call_of((q, k, v, y, dy, dq, dk, dv), mask, key_lengths, options)
     gradients = dq, dk, dv, cupy.zeros((call.B, call.heads, call.Tq, call.Tk), call.dtype) if need_dscores else None
     given = None if dweights is None else (contiguous(weights), contiguous(dweights))
     run_if = None

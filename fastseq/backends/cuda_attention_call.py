@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import struct
 from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
 
 from fastseq.backends.attention import AttentionOptions
-from fastseq.backends.cuda_launch import int64, macros_of
+from fastseq.backends.cuda_launch import macros_of
 from fastseq.backends.reference_philox import philox
 
 Array = Any
@@ -18,8 +19,15 @@ Array = Any
 _MOST_ROWS = 2**30
 
 
+#: attention.cuh: Problem, in C's layout.
+_PROBLEMS = {np.dtype(real): struct.Struct(f"@30qQq13i2{real}0q") for real in "fd"}
+_ARRAYS = 8  # whose strides a problem has
+#: Rows of each head in what attention_prepare.cu makes are a multiple of this, and so of the rows of every tile.
+TILE = 128
+
+
 class Call(NamedTuple):
-    """The sizes of a call, and the arguments that every kernel takes for which keys a query sees, and how scores are formed."""
+    """The sizes of a call, and the argument that every kernel takes: which keys a query sees, how scores are formed, where rows lie."""
 
     B: int
     heads: int
@@ -29,10 +37,11 @@ class Call(NamedTuple):
     D: int
     Dv: int
     dtype: Any
-    scale: Any  # of dtype
     has_extras: bool  # a mask or dropout
     has_dropout: bool
-    arguments: tuple[Any, ...]
+    wide: int  # bit n: rows of array n may be read 16 bytes at a time
+    problem: Any
+    held: tuple[Any, ...]  # the arrays that the problem points to
 
     @property
     def real(self) -> str:
@@ -43,6 +52,11 @@ class Call(NamedTuple):
     def rows(self) -> int:
         """Queries of all heads."""
         return self.B * self.heads * self.Tq
+
+    @property
+    def tile_rows(self) -> tuple[int, int]:
+        """Of q and of k, of all heads, in what attention_prepare.cu makes."""
+        return self.B * self.heads * _up(self.Tq), self.B * self.kv_heads * _up(self.Tk)
 
 
 # ---------------------------------------------------------------- arrays
@@ -76,23 +90,13 @@ def like(x: Array, columns: int) -> Array:
     return cupy.empty((T, B, heads, columns), x.dtype).transpose(1, 2, 0, 3)
 
 
-def is_wide(x: Array) -> bool:
-    """Whether rows of x may be read and written 16 bytes at a time."""
-    return x.shape[3] * x.itemsize % 16 == 0 and x.data.ptr % 16 == 0 and all(stride % 16 == 0 for stride in x.strides[:3])
-
-
-def strided(x: Array) -> tuple[Any, ...]:
-    """attention.cuh: ATTENTION_ARRAY."""
-    return x, *(int64(stride // x.itemsize) for stride in x.strides[:3])
-
-
-def call_of(q: Array, k: Array, v: Array, mask: Array | None, key_lengths: Array | None, options: AttentionOptions) -> Call:
-    """attention.cuh: ATTENTION_ARGUMENTS."""
-    (B, heads, Tq, D), (_, kv_heads, Tk, Dv) = q.shape, v.shape
+def call_of(arrays: tuple[Array, ...], mask: Array | None, key_lengths: Array | None, options: AttentionOptions) -> Call:
+    """The call with q, k, v, y and, backwards, dy, dq, dk and dv, whose rows are neighbours."""
+    q, v = arrays[0], arrays[2]
+    (B, heads, Tq, D), (kv_heads, Tk, Dv) = q.shape, v.shape[1:]
     if max(Tq, Tk, B * heads, B * heads * Tq // 2) >= _MOST_ROWS:
         raise ValueError(f"q, k: expected fewer than {_MOST_ROWS} keys and {2 * _MOST_ROWS} rows of q, got q of shape {q.shape} and {Tk} keys")
-    real, p = q.dtype.type, options.dropout
-    low, high = _band(options, Tq, Tk)
+    dtype, size, p = q.dtype, q.itemsize, options.dropout
     kind, strides = 0, [0, 0, 0, 0]
     if mask is not None:
         mask = cupy.asarray(mask)
@@ -101,16 +105,37 @@ def call_of(q: Array, k: Array, v: Array, mask: Array | None, key_lengths: Array
         kind = 1 if mask.dtype == bool else 2
         strides = [stride // mask.itemsize if n > 1 else 0 for n, stride in zip(mask.shape, mask.strides, strict=True)]
     lengths = None if key_lengths is None else cupy.ascontiguousarray(cupy.asarray(key_lengths, dtype=np.int64))
-    seed = _seed(options) if p > 0 else 0
-    dropout = np.uint64(seed), int64(math.ceil(p * 2.0**32)), real(1 / (1 - p) if p < 1 else 0)
-    sizes = heads, heads // max(kv_heads, 1), Tq, Tk, D, Dv, low, high
-    arguments = mask, kind, *map(int64, strides), lengths, *sizes, real(options.scale), *dropout
-    return Call(B, heads, kv_heads, Tq, Tk, D, Dv, q.dtype, real(options.scale), mask is not None or p > 0, p > 0, arguments)
+    rows, wide = [0] * (3 * _ARRAYS), 0
+    for n, x in enumerate(arrays):
+        b, h, t, _ = x.strides
+        rows[3 * n : 3 * n + 3] = b // size, h // size, t // size
+        wide |= ((b | h | t | x.data.ptr | x.shape[3] * size) & 15 == 0) << n
+    packed = _PROBLEMS[dtype].pack(
+        0 if mask is None else mask.data.ptr,
+        0 if lengths is None else lengths.data.ptr,
+        *strides,
+        *rows,
+        _seed(options) if p > 0 else 0,
+        math.ceil(p * 2.0**32),
+        *(kind, B, heads, heads // max(kv_heads, 1), Tq, Tk, D, Dv),
+        *_band(options, Tq, Tk),
+        *(wide, _up(Tq), _up(Tk)),
+        options.scale,
+        1 / (1 - p) if p < 1 else 0,
+    )
+    problem = np.frombuffer(packed, f"V{len(packed)}")
+    return Call(B, heads, kv_heads, Tq, Tk, D, Dv, dtype, mask is not None or p > 0, p > 0, wide, problem, (mask, lengths))
+
+
+def _up(n: int) -> int:
+    return -(-n // TILE) * TILE
 
 
 def _band(options: AttentionOptions, Tq: int, Tk: int) -> tuple[int, int]:
     """Query i sees the keys from i + low to i + high; numbers beyond every key are cut."""
     low, high = -Tq - 1, Tk + 1
+    if not options.window and not options.causal:
+        return low, high
     if options.window:
         low, high = options.offset - options.window + 1, options.offset + options.window - 1
     if options.causal:

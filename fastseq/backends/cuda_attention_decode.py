@@ -8,7 +8,7 @@ import cupy
 import numpy as np
 
 from fastseq.backends import cuda_launch
-from fastseq.backends.cuda_attention_call import Call, is_wide, strided
+from fastseq.backends.cuda_attention_call import Call
 from fastseq.backends.cuda_launch import kernel
 
 Array = Any
@@ -38,12 +38,13 @@ def forward(y: Array, lse: Array | None, q: Array, k: Array, v: Array, call: Cal
     together = min(1 << (rows - 1).bit_length(), _MOST_ROWS, _PIECES_OF_ROWS // pieces)
     blocks = call.B * call.kv_heads * -(-rows // together)
     wanted = -(-_BLOCKS * cuda_launch.properties().multiprocessors // blocks)
-    keys = max(-(-(-(-call.Tk // wanted)) // _LEAST_KEYS) * _LEAST_KEYS, _LEAST_KEYS)
+    keys = max(-(-call.Tk // (wanted * _LEAST_KEYS)), 1) * _LEAST_KEYS
     splits = max(-(-call.Tk // keys), 1)
     parts = cupy.empty((call.rows, splits, call.Dv + 2), call.dtype)
     itemsize = np.dtype(call.dtype).itemsize
     shared = _WARPS * together * (_LANES * pieces * 16 + 2 * itemsize)
-    run = kernel("attention_decode.cu", "attention_decode", REAL=call.real, PIECES=pieces, ROWS=together, WIDE=int(is_wide(k) and is_wide(v)))
-    run(blocks * splits, 32 * _WARPS, (parts, *strided(q), *strided(k), *strided(v), splits, keys, *call.arguments), shared)
-    merge = kernel("attention_decode.cu", "attention_decode_merge", REAL=call.real, PIECES=pieces, ROWS=together, WIDE=int(is_wide(k) and is_wide(v)))
-    merge(-(-call.rows // _WARPS), 32 * _WARPS, (*strided(y), lse, parts, call.rows, call.heads, call.Tq, call.Dv, splits))
+    macros: dict[str, Any] = {"REAL": call.real, "PIECES": pieces, "ROWS": together, "WIDE": int(call.wide & 6 == 6)}
+    run = kernel("attention_decode.cu", "attention_decode", **macros)
+    run(blocks * splits, 32 * _WARPS, (parts, q, k, v, splits, keys, call.problem), shared)
+    merge = kernel("attention_decode.cu", "attention_decode_merge", **macros)
+    merge(-(-call.rows // _WARPS), 32 * _WARPS, (y, lse, parts, splits, call.problem))

@@ -8,19 +8,18 @@ waits for the answer, for they are launched behind and look for themselves.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
 
 from fastseq.backends import cuda_launch
-from fastseq.backends.cuda_attention_call import Call, is_wide, strided
+from fastseq.backends.cuda_attention_call import Call
 from fastseq.backends.cuda_launch import kernel
 
 Array = Any
 
-#: Rows of each head in what attention_prepare makes are a multiple of this, and so of every tile's rows.
-_TILE = 128
 _PREPARE_THREADS = 256
 #: Columns of a tile: the widths that are compiled.
 _DIMS = (32, 64, 96, 128)
@@ -54,14 +53,41 @@ def _shape(side: str, form: int, dim: int, extras: bool) -> _Shape:
     return _WIDE if form == 16 and side == "forward" else _NARROW
 
 
+def _shared(side: str, shape: _Shape, form: int, dim: int) -> int:
+    """Bytes that a block takes: rows that it keeps, two stages of those that stream by, and of what their weights are formed with."""
+    rows = shape.rows * (1 if side == "forward" else 2) + 4 * shape.columns
+    return rows * dim * (2 if form == 16 else 4) + (16 * shape.columns if side == "keys" else 0)
+
+
+class _Cut(NamedTuple):
+    """A kernel and how it is launched."""
+
+    run: Any
+    rows: int
+    threads: int
+    shared: int
+
+
+@functools.cache
+def _cut(device: int, side: str, form: int, dim: int, extras: bool) -> _Cut:
+    shape = _shape(side, form, dim, extras)
+    if _shared(side, shape, form, dim) > cuda_launch.properties().shared_per_block:
+        shape = _SMALL
+    macros: dict[str, Any] = {"REAL": "float", "FORMAT": form, "DIM": dim, "EXTRAS": int(extras)}
+    macros |= {"ROW_TILES": shape.row_tiles, "WARPS": shape.warps, "COLUMNS": shape.columns, "BLOCKS": shape.blocks}
+    if side == "forward":
+        run = kernel("attention_forward_mma.cu", "attention_forward_mma", **macros)
+    else:
+        run = kernel("attention_backward_mma.cu", f"attention_backward_{side}_mma", SIDE=int(side == "keys"), **macros)
+    return _Cut(run, shape.rows, 32 * shape.warps, _shared(side, shape, form, dim))
+
+
 class _Plan(NamedTuple):
     """Prepared operands and what all kernels of a call share."""
 
+    device: int
     form: int
     dim: int
-    extras: bool
-    rows_q: int
-    rows_k: int
     q: Array
     k: Array
     v: Array
@@ -73,62 +99,43 @@ def takes(call: Call) -> bool:
     return call.dtype == np.float32 and 0 < max(call.D, call.Dv) <= _DIMS[-1] and call.rows > 0 and call.Tk > 0 and max(call.Tq, call.Tk) > 64
 
 
-def _up(n: int, step: int) -> int:
-    return -(-n // step) * step
+@functools.cache
+def _prepare(device: int, name: str, form: int, dim: int) -> Any:
+    return kernel("attention_prepare.cu", name, REAL="float", FORMAT=form, DIM=dim)
 
 
 def prepare(q: Array, k: Array, v: Array, call: Call) -> _Plan:
     """The operands as tensor cores read them, and whether any of them is not finite."""
-    form = _FORMATS[cuda_launch.precision()]
-    dim = next(n for n in _DIMS if n >= max(call.D, call.Dv))
-    kind = np.uint16 if form == 16 else np.float32
-    rows_q, rows_k = _up(call.Tq, _TILE), _up(call.Tk, _TILE)
-    n_q, n_k = call.B * call.heads * rows_q, call.B * call.kv_heads * rows_k
+    form, widest = _FORMATS[cuda_launch.precision()], max(call.D, call.Dv)
+    dim = next(n for n in _DIMS if n >= widest)
+    kind, size = (np.uint16, 2) if form == 16 else (np.float32, 4)
+    n_q, n_k = call.tile_rows
+    device = cupy.cuda.runtime.getDevice()
     to_q, to_k, to_v = cupy.empty((n_q, dim), kind), cupy.empty((n_k, dim), kind), cupy.empty((n_k, dim), kind)
     special = cupy.zeros(1, np.int32)
-    threads = max(n_q, n_k) * dim * np.dtype(kind).itemsize // 16
-    wide = is_wide(q) + 2 * is_wide(k) + 4 * is_wide(v)
-    sizes = call.B, call.heads, call.kv_heads, call.Tq, call.Tk, call.D, call.Dv, rows_q, rows_k
-    run = kernel("attention_prepare.cu", "attention_prepare", REAL="float", FORMAT=form, DIM=dim)
-    arrays = to_q, to_k, to_v, special, *strided(q), *strided(k), *strided(v)
-    run((-(-threads // _PREPARE_THREADS), 3), _PREPARE_THREADS, (*arrays, *sizes, call.scale, wide))
-    return _Plan(form, dim, call.has_extras, rows_q, rows_k, to_q, to_k, to_v, special)
+    blocks = -(-max(n_q, n_k) * dim * size // (16 * _PREPARE_THREADS))
+    _prepare(device, "attention_prepare", form, dim)((blocks, 3), _PREPARE_THREADS, (to_q, to_k, to_v, special, q, k, v, call.problem))
+    return _Plan(device, form, dim, to_q, to_k, to_v, special)
 
 
-def _launch(side: str, plan: _Plan, call: Call, outputs: tuple[Any, ...], inputs: tuple[Any, ...], wide: int) -> None:
-    shape = _shape(side, plan.form, plan.dim, plan.extras)
-    itemsize = 2 if plan.form == 16 else 4
-
-    def shared(shape: _Shape) -> int:
-        rows = shape.rows * (1 if side == "forward" else 2) + 4 * shape.columns
-        return rows * plan.dim * itemsize + (16 * shape.columns if side == "keys" else 0)
-
-    if shared(shape) > cuda_launch.properties().shared_per_block:
-        shape = _SMALL
-    macros: dict[str, Any] = {"REAL": "float", "FORMAT": plan.form, "DIM": plan.dim, "EXTRAS": int(plan.extras)}
-    macros |= {"ROW_TILES": shape.row_tiles, "WARPS": shape.warps, "COLUMNS": shape.columns, "BLOCKS": shape.blocks}
-    if side == "forward":
-        run = kernel("attention_forward_mma.cu", "attention_forward_mma", **macros)
-    else:
-        run = kernel("attention_backward_mma.cu", f"attention_backward_{side}_mma", SIDE=int(side == "keys"), **macros)
+def _launch(side: str, plan: _Plan, call: Call, arrays: tuple[Any, ...]) -> None:
+    cut = _cut(plan.device, side, plan.form, plan.dim, call.has_extras)
     T, heads = (call.Tk, call.kv_heads) if side == "keys" else (call.Tq, call.heads)
-    blocks = call.B * heads * -(-T // shape.rows)
-    run(blocks, 32 * shape.warps, (*outputs, *inputs, plan.special, plan.rows_q, plan.rows_k, wide, *call.arguments), shared(shape))
+    cut.run(call.B * heads * -(-T // cut.rows), cut.threads, (*arrays, plan.special, call.problem), cut.shared)
 
 
 def forward(y: Array, lse: Array | None, plan: _Plan, call: Call) -> None:
     """y and lse, if nothing special was found."""
-    _launch("forward", plan, call, (*strided(y), lse), (plan.q, plan.k, plan.v), int(is_wide(y)))
+    _launch("forward", plan, call, (y, lse, plan.q, plan.k, plan.v))
 
 
 def backward(gradients: tuple[Array, Array, Array, Array | None], y: Array, lse: Array, dy: Array, plan: _Plan, call: Call) -> None:
     """The gradients, if nothing special was found, in dy neither."""
     dq, dk, dv, dscores = gradients
-    rows = call.B * call.heads * plan.rows_q
+    rows = call.tile_rows[0]
     to, stats = cupy.empty((rows, plan.dim), plan.q.dtype), cupy.empty((rows, 2), np.float32)
-    run = kernel("attention_prepare.cu", "attention_prepare_gradient", REAL="float", FORMAT=plan.form, DIM=plan.dim)
-    sizes = call.B, call.heads, call.Tq, call.Dv, plan.rows_q, is_wide(dy) + 2 * is_wide(y)
-    run(-(-rows * 32 // _PREPARE_THREADS), _PREPARE_THREADS, (to, stats, plan.special, *strided(dy), *strided(y), lse, *sizes))
+    run = _prepare(plan.device, "attention_prepare_gradient", plan.form, plan.dim)
+    run(-(-rows * 32 // _PREPARE_THREADS), _PREPARE_THREADS, (to, stats, plan.special, dy, y, lse, call.problem))
     inputs = plan.q, plan.k, plan.v, to, stats
-    _launch("keys", plan, call, (*strided(dk), *strided(dv)), inputs, is_wide(dk) + 2 * is_wide(dv))
-    _launch("queries", plan, call, (*strided(dq), dscores), inputs, int(is_wide(dq)))
+    _launch("keys", plan, call, (dk, dv, *inputs))
+    _launch("queries", plan, call, (dq, dscores, *inputs))

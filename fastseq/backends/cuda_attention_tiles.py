@@ -11,7 +11,7 @@ import cupy
 import numpy as np
 
 from fastseq.backends import cuda_launch
-from fastseq.backends.cuda_attention_call import Call, strided
+from fastseq.backends.cuda_attention_call import Call
 from fastseq.backends.cuda_launch import int64, kernel
 
 Array = Any
@@ -32,9 +32,9 @@ def _blocks(items: int, run_if: Array | None) -> int:
 def forward(y: Array, lse: Array | None, weights: Array | None, q: Array, k: Array, v: Array, call: Call, run_if: Array | None) -> None:
     """y, and where they are wanted lse and, in an array of zeros, the weights."""
     items = call.B * call.heads * -(-call.Tq // _TILE) * max(-(-call.Dv // _TILE), 1)
-    arrays = *strided(y), lse, weights, *strided(q), *strided(k), *strided(v), run_if, int64(items)
+    arrays = y, lse, weights, q, k, v, run_if, int64(items)
     run = kernel("attention_forward.cu", "attention_forward", REAL=call.real)
-    run(_blocks(items, run_if), _THREADS, (*arrays, *call.arguments), _shared(call))
+    run(_blocks(items, run_if), _THREADS, (*arrays, call.problem), _shared(call))
 
 
 def backward(
@@ -54,13 +54,12 @@ def backward(
     delta = cupy.empty((call.B, call.heads, call.Tq), call.dtype)
     w, dweights = weights or (None, None)
     run = kernel("attention_backward.cu", "attention_delta", REAL=call.real)
-    sizes = call.rows, call.heads, call.Tq, call.Tk, call.Dv
-    run(_blocks(-(-call.rows // 8), run_if), _THREADS, (delta, *strided(dy), *strided(y), w, dweights, run_if, *sizes))
-    inputs = *strided(q), *strided(k), *strided(v), *strided(dy), lse, delta, dweights, run_if
+    run(_blocks(-(-call.rows // 8), run_if), _THREADS, (delta, dy, y, w, dweights, run_if, call.problem))
+    inputs = q, k, v, dy, lse, delta, dweights, run_if
     for name, outputs, heads, T, columns in (
-        ("attention_backward_queries", (*strided(dq), dscores), call.heads, call.Tq, call.D),
-        ("attention_backward_keys", (*strided(dk), *strided(dv)), call.kv_heads, call.Tk, max(call.D, call.Dv)),
+        ("attention_backward_queries", (dq, dscores), call.heads, call.Tq, call.D),
+        ("attention_backward_keys", (dk, dv), call.kv_heads, call.Tk, max(call.D, call.Dv)),
     ):
         items = call.B * heads * -(-T // _TILE) * max(-(-columns // _TILE), 1)
         run = kernel("attention_backward.cu", name, REAL=call.real)
-        run(_blocks(items, run_if), _THREADS, (*outputs, *inputs, int64(items), *call.arguments), _shared(call))
+        run(_blocks(items, run_if), _THREADS, (*outputs, *inputs, int64(items), call.problem), _shared(call))

@@ -44,7 +44,7 @@ TABLE = [
     )),
     ("attention_backward.cu", "REAL=float", False),
     ("attention_backward.cu", "REAL=double", True),
-    ("attention_forward.cu", "REAL=float", False),
+    ("attention_forward.cu", "REAL=float", True),
     ("attention_forward.cu", "REAL=double", True),
     ("attention_decoder_backward.cu", "REAL=float GATES=4 ROWS=4 UNITS=1", False),
     ("attention_decoder_backward.cu", "REAL=float GATES=3 ROWS=4 UNITS=2", False),

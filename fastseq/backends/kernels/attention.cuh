@@ -6,26 +6,30 @@
 #include "device.cuh"
 #include "philox.cuh"
 
-// The arguments of every kernel that forms scores, and the structure that its functions take.
-#define ATTENTION_ARGUMENTS                                                                                                            \
-    const void *mask, int mask_kind, long long mask_batch, long long mask_head, long long mask_query, long long mask_key,              \
-        const long long *lengths, int heads, int group, int Tq, int Tk, int D, int Dv, int low, int high, REAL scale,                  \
-        unsigned long long seed, long long threshold, REAL kept
-#define ATTENTION_PROBLEM                                                                                                              \
-    { mask, mask_kind, mask_batch, mask_head, mask_query, mask_key, lengths, heads, group, Tq, Tk, D, Dv, low, high, scale, seed,       \
-      threshold, kept }
+// Of an array (B, heads, T, columns) in elements; columns are neighbours.
+struct Strides {
+    long long b, h, row;
+};
 
+// What every kernel takes by value: cuda_attention_call.py makes it.
 struct Problem {
     const void *mask;
-    int mask_kind;                                          // 0: none, 1: bytes, 0 = hidden, 2: numbers to add
-    long long mask_batch, mask_head, mask_query, mask_key;  // strides in elements, 0 where it is broadcast
-    const long long *lengths;
-    int heads, group, Tq, Tk, D, Dv, low, high;             // group: heads of q for each of k and v
-    REAL scale;
+    const long long *lengths;                               // of the keys, for each b, or null
+    long long mask_b, mask_h, mask_query, mask_key;         // strides in elements, 0 where it is broadcast
+    Strides q, k, v, y, dy, dq, dk, dv;
     unsigned long long seed;                                // Philox's key
     long long threshold;                                    // a weight is kept where its word is not less; 0: no dropout
-    REAL kept;                                              // what a kept weight is multiplied by
+    int mask_kind;                                          // 0: none, 1: bytes, 0 = hidden, 2: numbers to add
+    int B, heads, group, Tq, Tk, D, Dv, low, high;          // group: heads of q for each of k and v
+    int wide;                                               // bit n: the rows of array n (of those above) may be read 16 bytes at a time
+    int rows_q, rows_k;                                     // of a head in what attention_prepare.cu makes: multiples of a tile's
+    REAL scale, kept;                                       // kept: what a weight that dropout leaves is multiplied by
 };
+
+enum { WIDE_Q = 1, WIDE_K = 2, WIDE_V = 4, WIDE_Y = 8, WIDE_DY = 16, WIDE_DQ = 32, WIDE_DK = 64, WIDE_DV = 128 };
+
+// Where a head of an array begins.
+template <class T> __device__ __forceinline__ T *rows_of(T *x, const Strides &s, int b, int h) { return x + b * s.b + h * s.h; }
 
 __device__ __forceinline__ REAL infinity() { return (REAL)__int_as_float(0x7f800000); }
 __device__ __forceinline__ bool is_finite(REAL x) { return x - x == 0; }
@@ -33,10 +37,6 @@ __device__ __forceinline__ int least(int a, int b) { return a < b ? a : b; }
 __device__ __forceinline__ int greatest(int a, int b) { return a > b ? a : b; }
 
 __device__ __forceinline__ int keys_of(const Problem &p, int b) { return p.lengths ? (int)p.lengths[b] : p.Tk; }
-
-// An array (B, heads, T, columns) among a kernel's arguments: its strides in elements, but for the last, which is 1; and where a head begins.
-#define ATTENTION_ARRAY(type, x) type *x, long long x##_of_b, long long x##_of_h, long long x##_row
-#define ATTENTION_HEAD(x, b, h) (x + (b) * x##_of_b + (h) * x##_of_h)
 
 // The keys [from, to) that some of the queries [i, i + n) see.
 struct Range {
@@ -59,7 +59,7 @@ __device__ __forceinline__ bool seen(const Problem &p, int n_keys, int i, int j)
 }
 
 // Where the mask of a head begins, in elements.
-__device__ __forceinline__ long long mask_place(const Problem &p, int b, int h) { return b * p.mask_batch + h * p.mask_head; }
+__device__ __forceinline__ long long mask_place(const Problem &p, int b, int h) { return b * p.mask_b + h * p.mask_h; }
 
 // The score of a pair after the mask.
 __device__ __forceinline__ REAL masked(const Problem &p, long long head, int i, int j, REAL score) {

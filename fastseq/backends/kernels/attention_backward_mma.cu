@@ -20,19 +20,17 @@ __device__ __forceinline__ void clear(float (&o)[ROW_TILES][OUT_TILES][4]) {
 
 #if SIDE == 0
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-    attention_backward_queries_mma(ATTENTION_ARRAY(float, dq), float *dscores, const Element *q, const Element *k, const Element *v,
-                                   const Element *dy, const float2 *stats, const int *special, int rows_q, int rows_k, int wide,
-                                   ATTENTION_ARGUMENTS) {
+    attention_backward_queries_mma(float *dq, float *dscores, const Element *q, const Element *k, const Element *v, const Element *dy,
+                                   const float2 *stats, const int *special, const __grid_constant__ Problem p) {
     FSQ_SHARED(memory);
     if (*special) return;
-    const Problem p = ATTENTION_PROBLEM;
-    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, tiles = (Tq + ROWS - 1) / ROWS;
-    const int i = (tiles - 1 - (int)(blockIdx.x % tiles)) * ROWS, head = blockIdx.x / tiles, b = head / heads, h = head % heads;
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, tiles = (p.Tq + ROWS - 1) / ROWS;
+    const int i = (tiles - 1 - (int)(blockIdx.x % tiles)) * ROWS, head = blockIdx.x / tiles, b = head / p.heads, h = head % p.heads;
     const int n_keys = keys_of(p, b), first = warp * WARP_ROWS;
     Element *q_tile = (Element *)memory, *dy_tile = q_tile + ROWS * DIM, *kv = dy_tile + ROWS * DIM;
-    const long long row0 = (long long)head * rows_q + i, kv_at = (long long)(b * (heads / group) + h / group) * rows_k * DIM;
+    const long long row0 = (long long)head * p.rows_q + i, kv_at = (long long)(b * (p.heads / p.group) + h / p.group) * p.rows_k * DIM;
     k += kv_at, v += kv_at;
-    const Range sees = keys_seen(p, n_keys, i, least(ROWS, Tq - i));
+    const Range sees = keys_seen(p, n_keys, i, least(ROWS, p.Tq - i));
     const int from = sees.from / COLUMNS * COLUMNS;
     float o[ROW_TILES][OUT_TILES][4];
     float2 stat[ROW_TILES][2];
@@ -68,46 +66,44 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         for (int m = 0; m < ROW_TILES; m++)
 #pragma unroll
             for (int n = 0; n < SCORE_TILES; n++) {
-                if (EXTRAS && threshold) pairs.drop(dp[m][n], m, n);
+                if (EXTRAS && p.threshold) pairs.drop(dp[m][n], m, n);
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
                     s[m][n][e] = weight_of(s[m][n][e], stat[m][e / 2].x) * (dp[m][n][e] - stat[m][e / 2].y);
                     const int row = i + first + 16 * m + 8 * (e / 2) + g, key = j + 8 * n + 2 * t + e % 2;
-                    if (EXTRAS && dscores && row < Tq && key < Tk) dscores[((long long)head * Tq + row) * Tk + key] = s[m][n][e];
+                    if (EXTRAS && dscores && row < p.Tq && key < p.Tk) dscores[((long long)head * p.Tq + row) * p.Tk + key] = s[m][n][e];
                 }
             }
         Weights w;
         give(w, s);
         product_sum(o, w, k_tile);
     }
-    float *dq_head = ATTENTION_HEAD(dq, b, h);
+    float *dq_head = rows_of(dq, p.dq, b, h);
 #pragma unroll
     for (int m = 0; m < ROW_TILES; m++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int row = i + first + 16 * m + 8 * half + g;
-            if (row < Tq) store_row(dq_head + row * dq_row, o[m], half, scale, D, wide);
+            if (row < p.Tq) store_row(dq_head + row * p.dq.row, o[m], half, p.scale, p.D, p.wide & WIDE_DQ);
         }
 }
 #else
 // Keys are the rows here, queries the columns of a tile of scores, of all heads that share the keys.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-    attention_backward_keys_mma(ATTENTION_ARRAY(float, dk), ATTENTION_ARRAY(float, dv), const Element *q, const Element *k, const Element *v,
-                                const Element *dy, const float2 *stats, const int *special, int rows_q, int rows_k, int wide,
-                                ATTENTION_ARGUMENTS) {
+    attention_backward_keys_mma(float *dk, float *dv, const Element *q, const Element *k, const Element *v, const Element *dy,
+                                const float2 *stats, const int *special, const __grid_constant__ Problem p) {
     FSQ_SHARED(memory);
     if (*special) return;
-    const Problem p = ATTENTION_PROBLEM;
-    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, tiles = (Tk + ROWS - 1) / ROWS, kv_heads = heads / group;
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, tiles = (p.Tk + ROWS - 1) / ROWS, kv_heads = p.heads / p.group;
     const int j = (int)(blockIdx.x % tiles) * ROWS, head_kv = blockIdx.x / tiles, b = head_kv / kv_heads, kv = head_kv % kv_heads;
     const int n_keys = keys_of(p, b), first = warp * WARP_ROWS;
     Element *k_tile = (Element *)memory, *v_tile = k_tile + ROWS * DIM, *stages = v_tile + ROWS * DIM;
     float2 *stat_stages = (float2 *)(stages + 2 * STAGE);
     const Range seeing = queries_seeing(p, n_keys, j, ROWS);
     const int from = seeing.from / COLUMNS * COLUMNS, each = seeing.from < seeing.to ? (seeing.to - from + COLUMNS - 1) / COLUMNS : 0;
-    const int head0 = b * heads + kv * group;
+    const int head0 = b * p.heads + kv * p.group;
     const auto fetch = [&](int turn, int stage) {
-        const long long row = (long long)(head0 + turn / each) * rows_q + from + turn % each * COLUMNS;
+        const long long row = (long long)(head0 + turn / each) * p.rows_q + from + turn % each * COLUMNS;
         copy_tile(stages + stage * STAGE, q + row * DIM, COLUMNS);
         copy_tile(stages + stage * STAGE + COLUMNS * DIM, dy + row * DIM, COLUMNS);
         if (threadIdx.x < COLUMNS / 2) cp_async_16(stat_stages + stage * COLUMNS + 2 * threadIdx.x, stats + row + 2 * threadIdx.x);
@@ -117,21 +113,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     clear(for_k);
     clear(for_v);
     if (each > 0) {
-        const long long row = (long long)head_kv * rows_k + j;
+        const long long row = (long long)head_kv * p.rows_k + j;
         copy_tile(k_tile, k + row * DIM, ROWS);
         copy_tile(v_tile, v + row * DIM, ROWS);
         fetch(0, 0);
     }
-    for (int turn = 0; turn < each * group; turn++) {
-        const int stage = turn & 1, i = from + turn % each * COLUMNS, h = kv * group + turn / each;
+    for (int turn = 0; turn < each * p.group; turn++) {
+        const int stage = turn & 1, i = from + turn % each * COLUMNS, h = kv * p.group + turn / each;
         const Element *q_tile = stages + stage * STAGE, *dy_tile = q_tile + COLUMNS * DIM;
         const float2 *stat = stat_stages + stage * COLUMNS + 2 * t;
         cp_async_wait<0>();
         __syncthreads();                                    // this stage is here, and nobody reads the other one any more
-        if (turn + 1 < each * group) fetch(turn + 1, stage ^ 1);
+        if (turn + 1 < each * p.group) fetch(turn + 1, stage ^ 1);
         float s[ROW_TILES][SCORE_TILES][4], dp[ROW_TILES][SCORE_TILES][4];
         product_scores(s, k_tile, first, q_tile);
-        const Pairs<true> pairs = {p, n_keys, j + first, i, EXTRAS ? mask_place(p, b, h) : 0, b * heads + h};
+        const Pairs<true> pairs = {p, n_keys, j + first, i, EXTRAS ? mask_place(p, b, h) : 0, b * p.heads + h};
         pairs.hide(s, all_seen(p, n_keys, i, COLUMNS, j + first, WARP_ROWS));
         product_scores(dp, v_tile, first, dy_tile);
         Weights w;
@@ -141,7 +137,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll
             for (int m = 0; m < ROW_TILES; m++) {
                 float kept[4] = {1, 1, 1, 1};
-                if (EXTRAS && threshold) pairs.drop(kept, m, n);
+                if (EXTRAS && p.threshold) pairs.drop(kept, m, n);
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
                     const float weight = weight_of(s[m][n][e], e % 2 ? y.x : x.x);
@@ -155,15 +151,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         give(w, dp);
         product_sum(for_k, w, q_tile);
     }
-    float *dk_head = ATTENTION_HEAD(dk, b, kv), *dv_head = ATTENTION_HEAD(dv, b, kv);
+    float *dk_head = rows_of(dk, p.dk, b, kv), *dv_head = rows_of(dv, p.dv, b, kv);
 #pragma unroll
     for (int m = 0; m < ROW_TILES; m++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int row = j + first + 16 * m + 8 * half + g;
-            if (row >= Tk) continue;
-            store_row(dk_head + row * dk_row, for_k[m], half, 1, D, wide & 1);
-            store_row(dv_head + row * dv_row, for_v[m], half, 1, Dv, wide & 2);
+            if (row >= p.Tk) continue;
+            store_row(dk_head + row * p.dk.row, for_k[m], half, 1, p.D, p.wide & WIDE_DK);
+            store_row(dv_head + row * p.dv.row, for_v[m], half, 1, p.Dv, p.wide & WIDE_DV);
         }
 }
 #endif

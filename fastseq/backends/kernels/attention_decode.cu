@@ -28,15 +28,14 @@ __device__ __forceinline__ Vector load(const REAL *row, int d, int columns) {
 }
 
 // A row of queries: which head's, and its place in it.
-__device__ __forceinline__ int head_of(int row, int kv, int group, int Tq) { return kv * group + row / Tq; }
+__device__ __forceinline__ int head_of(const Problem &p, int row, int kv) { return kv * p.group + row / p.Tq; }
 
 // parts: (rows of all heads, splits, Dv + 2): the greatest score, the sum and the row of y before it is divided.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    attention_decode(REAL *parts, ATTENTION_ARRAY(const REAL, q), ATTENTION_ARRAY(const REAL, k), ATTENTION_ARRAY(const REAL, v), int splits,
-                     int split_keys, ATTENTION_ARGUMENTS) {
+    attention_decode(REAL *parts, const REAL *q, const REAL *k, const REAL *v, int splits, int split_keys,
+                     const __grid_constant__ Problem p) {
     FSQ_SHARED(memory);
-    const Problem p = ATTENTION_PROBLEM;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, sub = lane % 8, kv_heads = heads / group, rows = group * Tq;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, sub = lane % 8, kv_heads = p.heads / p.group, rows = p.group * p.Tq;
     const int chunks = (rows + ROWS - 1) / ROWS, split = blockIdx.x % splits, chunk = blockIdx.x / splits % chunks;
     const int b = blockIdx.x / splits / chunks / kv_heads, kv = blockIdx.x / splits / chunks % kv_heads, row0 = chunk * ROWS;
     const int n_keys = keys_of(p, b);
@@ -44,13 +43,13 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     REAL(*queries)[8 * PIECES * VECTOR] = (REAL(*)[8 * PIECES * VECTOR])memory;
     for (int at = threadIdx.x; at < ROWS * 8 * PIECES * VECTOR; at += THREADS) {
         const int r = at / (8 * PIECES * VECTOR), d = at % (8 * PIECES * VECTOR);
-        const bool inside = row0 + r < rows && d < D;
-        queries[r][d] = inside ? (ATTENTION_HEAD(q, b, head_of(row0 + r, kv, group, Tq)) + (row0 + r) % Tq * q_row)[d] * scale : 0;
+        const bool inside = row0 + r < rows && d < p.D;
+        queries[r][d] = inside ? (rows_of(q, p.q, b, head_of(p, row0 + r, kv)) + (row0 + r) % p.Tq * p.q.row)[d] * p.scale : 0;
     }
     __syncthreads();
-    const REAL *k_head = ATTENTION_HEAD(k, b, kv), *v_head = ATTENTION_HEAD(v, b, kv);
-    const Range sees = keys_seen(p, n_keys, 0, Tq);
-    const int from = greatest(split * split_keys, sees.from / 32 * 32), to = least(least((split + 1) * split_keys, sees.to), Tk);
+    const REAL *k_head = rows_of(k, p.k, b, kv), *v_head = rows_of(v, p.v, b, kv);
+    const Range sees = keys_seen(p, n_keys, 0, p.Tq);
+    const int from = greatest(split * split_keys, sees.from / 32 * 32), to = least(least((split + 1) * split_keys, sees.to), p.Tk);
     REAL o[ROWS][PIECES][VECTOR], most[ROWS], sum[ROWS];
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
@@ -65,10 +64,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         REAL s[ROWS][STEPS];
 #pragma unroll
         for (int u = 0; u < STEPS; u++) {
-            const REAL *row = k_head + least(j + 4 * u + lane / 8, to - 1) * k_row;
+            const REAL *row = k_head + least(j + 4 * u + lane / 8, to - 1) * p.k.row;
             Vector x[PIECES];
 #pragma unroll
-            for (int c = 0; c < PIECES; c++) x[c] = load(row, (8 * c + sub) * VECTOR, D);
+            for (int c = 0; c < PIECES; c++) x[c] = load(row, (8 * c + sub) * VECTOR, p.D);
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
                 REAL dot = 0;
@@ -94,7 +93,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                     const REAL kept = upper ? s[r][u + half] : s[r][u], given = upper ? s[r][u] : s[r][u + half];
                     s[r][u] = kept + __shfl_xor_sync(0xffffffffu, given, half);
                 }
-            const int row = row0 + r, i = row % Tq, h = head_of(row, kv, group, Tq);
+            const int row = row0 + r, i = row % p.Tq, h = head_of(p, row, kv);
             const bool sees_it = row < rows && key < to && seen(p, n_keys, i, key);
             const REAL score = sees_it ? masked(p, mask_place(p, b, h), i, key, s[r][0]) : -infinity();
             REAL now = score > most[r] ? score : most[r];
@@ -114,10 +113,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         }
 #pragma unroll
         for (int u = 0; u < STEPS; u++) {
-            const REAL *row = v_head + least(j + 4 * u + lane / 8, to - 1) * v_row;
+            const REAL *row = v_head + least(j + 4 * u + lane / 8, to - 1) * p.v.row;
             Vector x[PIECES];
 #pragma unroll
-            for (int c = 0; c < PIECES; c++) x[c] = load(row, (8 * c + sub) * VECTOR, Dv);
+            for (int c = 0; c < PIECES; c++) x[c] = load(row, (8 * c + sub) * VECTOR, p.Dv);
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
                 const REAL w = __shfl_sync(0xffffffffu, weight[r], (lane & 24) + u);
@@ -150,8 +149,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             }
     }
     __syncthreads();
-    for (int at = threadIdx.x; at < ROWS * (Dv + 2); at += THREADS) {
-        const int r = at / (Dv + 2), d = at % (Dv + 2), row = row0 + r;
+    for (int at = threadIdx.x; at < ROWS * (p.Dv + 2); at += THREADS) {
+        const int r = at / (p.Dv + 2), d = at % (p.Dv + 2), row = row0 + r;
         if (row >= rows) continue;
         REAL greatest_of = -infinity(), total = 0;
         for (int w = 0; w < WARPS; w++) greatest_of = found[(w * ROWS + r) * width] > greatest_of ? found[(w * ROWS + r) * width] : greatest_of;
@@ -160,28 +159,28 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             const REAL *theirs = found + (w * ROWS + r) * width;
             if (theirs[1] != 0) total += theirs[d == 0 ? 1 : d] * exponential(theirs[0] - shift);
         }
-        const long long place = ((long long)(b * heads + head_of(row, kv, group, Tq)) * Tq + row % Tq) * splits + split;
-        parts[place * (Dv + 2) + d] = d == 0 ? greatest_of : total;
+        const long long place = ((long long)(b * p.heads + head_of(p, row, kv)) * p.Tq + row % p.Tq) * splits + split;
+        parts[place * (p.Dv + 2) + d] = d == 0 ? greatest_of : total;
     }
 }
 
 // y and lse of each row from its parts, a warp for each.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    attention_decode_merge(ATTENTION_ARRAY(REAL, y), REAL *lse, const REAL *parts, int rows, int heads, int Tq, int Dv, int splits) {
+    attention_decode_merge(REAL *y, REAL *lse, const REAL *parts, int splits, const __grid_constant__ Problem p) {
     const int row = (int)(((long long)blockIdx.x * THREADS + threadIdx.x) / 32), lane = threadIdx.x % 32;
-    if (row >= rows) return;
-    parts += (long long)row * splits * (Dv + 2);
+    if (row >= p.B * p.heads * p.Tq) return;
+    parts += (long long)row * splits * (p.Dv + 2);
     REAL most = -infinity(), total = 0;
-    for (int s = 0; s < splits; s++) most = parts[s * (Dv + 2)] > most ? parts[s * (Dv + 2)] : most;
+    for (int s = 0; s < splits; s++) most = parts[s * (p.Dv + 2)] > most ? parts[s * (p.Dv + 2)] : most;
     const REAL shift = most == -infinity() ? 0 : most;
     for (int s = 0; s < splits; s++)
-        if (parts[s * (Dv + 2) + 1] != 0) total += parts[s * (Dv + 2) + 1] * exponential(parts[s * (Dv + 2)] - shift);
-    const int b = row / Tq / heads, h = row / Tq % heads;
-    REAL *to = ATTENTION_HEAD(y, b, h) + row % Tq * y_row;
-    for (int d = lane; d < Dv; d += 32) {
+        if (parts[s * (p.Dv + 2) + 1] != 0) total += parts[s * (p.Dv + 2) + 1] * exponential(parts[s * (p.Dv + 2)] - shift);
+    const int b = row / p.Tq / p.heads, h = row / p.Tq % p.heads;
+    REAL *to = rows_of(y, p.y, b, h) + row % p.Tq * p.y.row;
+    for (int d = lane; d < p.Dv; d += 32) {
         REAL x = 0;
         for (int s = 0; s < splits; s++) {
-            const REAL *part = parts + s * (Dv + 2);
+            const REAL *part = parts + s * (p.Dv + 2);
             if (part[1] != 0) x += part[2 + d] * exponential(part[0] - shift);
         }
         to[d] = total == 0 ? 0 : x / total;

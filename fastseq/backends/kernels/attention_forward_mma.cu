@@ -7,19 +7,18 @@
 #include "attention_hide.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-    attention_forward_mma(ATTENTION_ARRAY(float, y), float *lse, const Element *q, const Element *k, const Element *v, const int *special,
-                          int rows_q, int rows_k, int wide, ATTENTION_ARGUMENTS) {
+    attention_forward_mma(float *y, float *lse, const Element *q, const Element *k, const Element *v, const int *special,
+                          const __grid_constant__ Problem p) {
     FSQ_SHARED(memory);
     if (*special) return;
-    const Problem p = ATTENTION_PROBLEM;
-    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, tiles = (Tq + ROWS - 1) / ROWS;
-    const int i = (tiles - 1 - (int)(blockIdx.x % tiles)) * ROWS, head = blockIdx.x / tiles, b = head / heads, h = head % heads;
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, tiles = (p.Tq + ROWS - 1) / ROWS;
+    const int i = (tiles - 1 - (int)(blockIdx.x % tiles)) * ROWS, head = blockIdx.x / tiles, b = head / p.heads, h = head % p.heads;
     const int n_keys = keys_of(p, b), first = warp * WARP_ROWS;
     Element *q_tile = (Element *)memory, *kv = q_tile + ROWS * DIM;     // a stage: COLUMNS rows of k, then of v
-    q += ((long long)head * rows_q + i) * DIM;
-    const long long kv_at = (long long)(b * (heads / group) + h / group) * rows_k * DIM;
+    q += ((long long)head * p.rows_q + i) * DIM;
+    const long long kv_at = (long long)(b * (p.heads / p.group) + h / p.group) * p.rows_k * DIM;
     k += kv_at, v += kv_at;
-    const Range sees = keys_seen(p, n_keys, i, least(ROWS, Tq - i));
+    const Range sees = keys_seen(p, n_keys, i, least(ROWS, p.Tq - i));
     const int from = sees.from / COLUMNS * COLUMNS;
 
     float o[ROW_TILES][OUT_TILES][4], most[ROW_TILES][2], sum[ROW_TILES][2];
@@ -84,7 +83,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll
                     for (int e = 0; e < 4; e++) o[m][n][e] *= factor[m][e / 2];
         }
-        if (EXTRAS && threshold) {
+        if (EXTRAS && p.threshold) {
 #pragma unroll
             for (int m = 0; m < ROW_TILES; m++)
 #pragma unroll
@@ -95,15 +94,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         product_sum(o, w, v_tile);
     }
 
-    float *y_head = ATTENTION_HEAD(y, b, h);
+    float *y_head = rows_of(y, p.y, b, h);
 #pragma unroll
     for (int m = 0; m < ROW_TILES; m++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int row = i + first + 16 * m + 8 * half + g;
             const float total = quad_sum(sum[m][half]);
-            if (row >= Tq) continue;
-            store_row(y_head + row * y_row, o[m], half, total == 0 ? 0 : 1 / total, Dv, wide);
-            if (lse && t == 0) lse[(long long)head * Tq + row] = total == 0 ? -infinity() : most[m][half] + logf(total);
+            if (row >= p.Tq) continue;
+            store_row(y_head + row * p.y.row, o[m], half, total == 0 ? 0 : 1 / total, p.Dv, p.wide & WIDE_Y);
+            if (lse && t == 0) lse[(long long)head * p.Tq + row] = total == 0 ? -infinity() : most[m][half] + logf(total);
         }
 }

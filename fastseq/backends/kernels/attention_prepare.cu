@@ -44,42 +44,41 @@ __device__ __forceinline__ bool any_odd(const float (&x)[PER_PIECE]) {
     return found;
 }
 
-__device__ __forceinline__ void prepare(Element *to, ATTENTION_ARRAY(const float, x), int *special, int piece, long long row, int rows, int heads,
+__device__ __forceinline__ void prepare(Element *to, const float *x, const Strides &of, int *special, int piece, long long row, int rows, int heads,
                                         int T, int columns, float factor, bool wide) {
     const int i = (int)(row % rows), b = (int)(row / rows / heads), h = (int)(row / rows % heads);
     float numbers[PER_PIECE] = {};
-    if (i < T) load_piece(numbers, ATTENTION_HEAD(x, b, h) + i * x_row, piece * PER_PIECE, columns, wide);
+    if (i < T) load_piece(numbers, rows_of(x, of, b, h) + i * of.row, piece * PER_PIECE, columns, wide);
 #pragma unroll
     for (int e = 0; e < PER_PIECE; e++) numbers[e] *= factor;
     if (any_odd(numbers)) *special = 1;
     store_piece(to + row * DIM + piece * PER_PIECE, numbers);
 }
 
-// blockIdx.y: q, k or v. A thread makes a piece. rows_q, rows_k: of a head in what is made.
+// blockIdx.y: q, k or v. A thread makes a piece.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    attention_prepare(Element *to_q, Element *to_k, Element *to_v, int *special, ATTENTION_ARRAY(const float, q), ATTENTION_ARRAY(const float, k),
-                      ATTENTION_ARRAY(const float, v), int B, int heads, int kv_heads, int Tq, int Tk, int D, int Dv, int rows_q, int rows_k,
-                      float scale, int wide) {
+    attention_prepare(Element *to_q, Element *to_k, Element *to_v, int *special, const float *q, const float *k, const float *v,
+                      const __grid_constant__ Problem p) {
     const long long at = (long long)blockIdx.x * THREADS + threadIdx.x, row = at / PIECES;
-    const int piece = (int)(at % PIECES);
-    const long long rows = blockIdx.y == 0 ? (long long)B * heads * rows_q : (long long)B * kv_heads * rows_k;
+    const int piece = (int)(at % PIECES), kv_heads = p.heads / p.group;
+    const long long rows = blockIdx.y == 0 ? (long long)p.B * p.heads * p.rows_q : (long long)p.B * kv_heads * p.rows_k;
     if (row >= rows) return;
-    if (blockIdx.y == 0) prepare(to_q, q, q_of_b, q_of_h, q_row, special, piece, row, rows_q, heads, Tq, D, scale, wide & 1);
-    else if (blockIdx.y == 1) prepare(to_k, k, k_of_b, k_of_h, k_row, special, piece, row, rows_k, kv_heads, Tk, D, 1, wide & 2);
-    else prepare(to_v, v, v_of_b, v_of_h, v_row, special, piece, row, rows_k, kv_heads, Tk, Dv, 1, wide & 4);
+    if (blockIdx.y == 0) prepare(to_q, q, p.q, special, piece, row, p.rows_q, p.heads, p.Tq, p.D, p.scale, p.wide & WIDE_Q);
+    else if (blockIdx.y == 1) prepare(to_k, k, p.k, special, piece, row, p.rows_k, kv_heads, p.Tk, p.D, 1, p.wide & WIDE_K);
+    else prepare(to_v, v, p.v, special, piece, row, p.rows_k, kv_heads, p.Tk, p.Dv, 1, p.wide & WIDE_V);
 }
 
 // A warp makes a row of dy, and what its weights and their gradients are formed with: lse, 0 for a query that sees nothing, and delta.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    attention_prepare_gradient(Element *to, float2 *stats, int *special, ATTENTION_ARRAY(const float, dy), ATTENTION_ARRAY(const float, y),
-                               const float *lse, int B, int heads, int Tq, int Dv, int rows_q, int wide) {
+    attention_prepare_gradient(Element *to, float2 *stats, int *special, const float *dy, const float *y, const float *lse,
+                               const __grid_constant__ Problem p) {
     const long long row = ((long long)blockIdx.x * THREADS + threadIdx.x) / 32;
-    if (row >= (long long)B * heads * rows_q) return;
-    const int piece = threadIdx.x % 32, i = (int)(row % rows_q), b = (int)(row / rows_q / heads), h = (int)(row / rows_q % heads);
+    if (row >= (long long)p.B * p.heads * p.rows_q) return;
+    const int piece = threadIdx.x % 32, i = (int)(row % p.rows_q), b = (int)(row / p.rows_q / p.heads), h = (int)(row / p.rows_q % p.heads);
     float gradient[PER_PIECE] = {}, output[PER_PIECE] = {}, sum = 0;
-    if (i < Tq && piece < PIECES) {
-        load_piece(gradient, ATTENTION_HEAD(dy, b, h) + i * dy_row, piece * PER_PIECE, Dv, wide & 1);
-        load_piece(output, ATTENTION_HEAD(y, b, h) + i * y_row, piece * PER_PIECE, Dv, wide & 2);
+    if (i < p.Tq && piece < PIECES) {
+        load_piece(gradient, rows_of(dy, p.dy, b, h) + i * p.dy.row, piece * PER_PIECE, p.Dv, p.wide & WIDE_DY);
+        load_piece(output, rows_of(y, p.y, b, h) + i * p.y.row, piece * PER_PIECE, p.Dv, p.wide & WIDE_Y);
     }
 #pragma unroll
     for (int e = 0; e < PER_PIECE; e++) sum += gradient[e] * output[e];
@@ -88,6 +87,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (any_odd(gradient)) *special = 1;
     if (piece < PIECES) store_piece(to + row * DIM + piece * PER_PIECE, gradient);
     if (piece > 0) return;
-    const float shift = i < Tq ? lse[row / rows_q * Tq + i] : 0;
+    const float shift = i < p.Tq ? lse[row / p.rows_q * p.Tq + i] : 0;
     stats[row] = make_float2(shift == -infinity() ? 0 : shift, sum);
 }
