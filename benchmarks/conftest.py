@@ -15,6 +15,8 @@ import pytest
 
 from benchmarks import machine
 
+collect_ignore_glob = ["cuda/tune_*.py"]  # these import CuPy
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fastseq benchmarks")

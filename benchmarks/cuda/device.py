@@ -5,13 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 #: PyTorch's word for products of float32 under fastseq's: its own "medium" may round to bfloat16, which no layer of cuDNN does.
 _THEIRS = {"highest": "highest", "high": "high", "medium": "high"}
 PRODUCTS = {"highest": torch.float32, "high": torch.float32, "medium": torch.bfloat16}
+
+
+class Seconds(NamedTuple):
+    """How long a call takes, and how long until Python goes on; where they are alike the GPU waits for its work."""
+
+    call: float
+    queued: float
 
 
 class Device:
@@ -58,21 +65,21 @@ class Device:
         """A layer of fastseq on this device."""
         return layer.to("cuda") if self.gpu else layer
 
-    def seconds(self, run: Any, calls: int) -> float:
-        """Seconds for a call, of several in a row as a program makes them: by events on the stream, which is idle before."""
+    def seconds(self, run: Any, calls: int) -> Seconds:
+        """Of a call, among several in a row as a program makes them: by events on the stream, which is idle before."""
         self.synchronize()
-        if not self.gpu:
-            begin = time.perf_counter()
-            for _ in range(calls):
-                run()
-            return (time.perf_counter() - begin) / calls
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
+        if self.gpu:
+            first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            first.record()
+        begin = time.perf_counter()
         for _ in range(calls):
             run()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end) / 1e3 / calls
+        queued = time.perf_counter() - begin
+        if not self.gpu:
+            return Seconds(queued / calls, queued / calls)
+        last.record()
+        last.synchronize()
+        return Seconds(first.elapsed_time(last) / 1e3 / calls, queued / calls)
 
 
 def set_precision(precision: str) -> None:
@@ -101,7 +108,7 @@ def measure(device: Device) -> dict[str, float]:
 
 def _best(device: Device, run: Any) -> float:
     device.seconds(run, 3)
-    return min(device.seconds(run, 5) for _ in range(5))
+    return min(device.seconds(run, 5).call for _ in range(5))
 
 
 def describe(device: Device) -> dict[str, str]:

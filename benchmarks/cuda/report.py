@@ -18,18 +18,18 @@ def heading(about: dict[str, Any], commit: str) -> str:
 
 
 def table(rows: Iterable[Row]) -> Iterator[str]:
-    """A line for each case, families together."""
-    yield "| case | fastseq us | PyTorch us | PyTorch / fastseq | share of the floor | at least | |"
-    yield "|---|---:|---:|---:|---:|---:|---|"
+    """A line for each case, families together. Queueing: until Python goes on, in fastseq and in PyTorch."""
+    yield "| case | fastseq us | PyTorch us | queueing us | PyTorch / fastseq | share of the floor | at least | |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---|"
     for row in _sorted(rows):
         if "error" in row:
-            yield f"| {row['case']} | - | {_us(row.get('theirs'))} | - | - | {_target(row)} | {_short(row['error'])} |"
+            yield f"| {row['case']} | - | - | - | - | - | {_target(row)} | {_short(row['error'])} |"
         elif "ours" not in row:
             ways = "; ".join(f"{name} {1e6 * s:,.1f}" for name, s in row["ways"].items()) if len(row["ways"]) > 1 else row["way"]
-            yield f"| {row['case']} | - | {_us(row['theirs'])} | - | {_share(row, 'theirs')} | {_target(row)} | {ways} |"
+            yield f"| {row['case']} | - | {_us(row['theirs'])} | {_us(row['their_queue'])} | - | {_share(row, 'theirs')} | {_target(row)} | {ways} |"
         else:
             words = [f"beside {row['way']}" if row.get("chosen") else "", "not reached" if row["target"] is not None and ratio(row) < row["target"] else ""]
-            yield (f"| {row['case']} | {_us(row['ours'])} | {_us(row['theirs'])} | {ratio(row):.2f} | {_share(row, 'ours')} | {_target(row)} | "
+            yield (f"| {row['case']} | {_us(row['ours'])} | {_us(row['theirs'])} | {_us(row['our_queue'])}, {_us(row['their_queue'])} | {ratio(row):.2f} | {_share(row, 'ours')} | {_target(row)} | "
                    f"{', '.join(filter(None, words))} |")
 
 

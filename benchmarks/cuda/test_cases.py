@@ -72,8 +72,8 @@ def test_a_wrong_answer_is_refused():
 
 def test_a_turn_is_divided_by_its_calls():
     found = timing.medians(CPU, {"slow": Call(lambda: time.sleep(0.01), dict), "quick": Call(lambda: None, dict)}, before=lambda: None, repeats=3)
-    assert found["slow"] > 0.009
-    assert found["quick"] < found["slow"]
+    assert found["slow"].call > 0.009
+    assert found["quick"].call < found["slow"].call
 
 
 def test_the_others_go_on_where_one_hangs_or_fails(monkeypatch):
@@ -98,14 +98,15 @@ def test_no_time_left_is_said():
 def test_the_table_and_its_end():
     about = {"about": {"device": "a GPU", "PyTorch": "2"}, "rates": {"highest": 5e13, "high": 4e14, "medium": 8e14, "bytes": 3e12}}
     plain = {"family": "LSTM", "target": 1.5, "precision": "high", "seconds": 1.0}
-    rows = [plain | {"case": "LSTM a", "order": 1, "ours": 1e-5, "theirs": 2e-5, "floor": 5e-6},
-            plain | {"case": "LSTM b", "order": 0, "ours": 1e-5, "theirs": 1.28e-5, "floor": 0.0},
+    queues = {"our_queue": 2e-6, "their_queue": 4e-6}
+    rows = [plain | {"case": "LSTM a", "order": 1, "ours": 1e-5, "theirs": 2e-5, **queues, "floor": 5e-6},
+            plain | {"case": "LSTM b", "order": 0, "ours": 1e-5, "theirs": 1.28e-5, **queues, "floor": 0.0},
             plain | {"case": "LSTM c", "order": 2, "error": "RuntimeError: x | y\nz"},
-            plain | {"case": "GRU", "family": "GRU", "target": None, "order": 3, "ours": 1e-5, "theirs": 3e-5, "floor": 0.0}]
+            plain | {"case": "GRU", "family": "GRU", "target": None, "order": 3, "ours": 1e-5, "theirs": 3e-5, **queues, "floor": 0.0}]
     assert report.heading(about, "abc") == ("a GPU, PyTorch 2; commit abc. Measured: products 50.0 TFLOP/s in float32, 400.0 in tf32, 800.0 in bf16; "
                                             "a copy 3,000 GB/s.")
-    assert list(report.table(rows))[2:] == ["| LSTM b | 10.0 | 12.8 | 1.28 | - | 1.5 | not reached |", "| LSTM a | 10.0 | 20.0 | 2.00 | 50% | 1.5 |  |",
-                                            "| LSTM c | - | - | - | - | 1.5 | RuntimeError: x / y |", "| GRU | 10.0 | 30.0 | 3.00 | - | - |  |"]
+    assert list(report.table(rows))[2:] == ["| LSTM b | 10.0 | 12.8 | 2.0, 4.0 | 1.28 | - | 1.5 | not reached |", "| LSTM a | 10.0 | 20.0 | 2.0, 4.0 | 2.00 | 50% | 1.5 |  |",
+                                            "| LSTM c | - | - | - | - | - | 1.5 | RuntimeError: x / y |", "| GRU | 10.0 | 30.0 | 2.0, 4.0 | 3.00 | - | - |  |"]
     assert list(report.summary(rows))[2:] == ["| LSTM | 2 | 1.28 | 1.60 | 1.5 | 1 not reached, 1 without a time |", "| GRU | 1 | 3.00 | 3.00 | - |  |"]
 
 

@@ -8,22 +8,22 @@ import statistics
 from collections.abc import Callable
 
 from benchmarks.cuda.case import Call
-from benchmarks.cuda.device import Device
+from benchmarks.cuda.device import Device, Seconds
 
 REPEATS = 20  # turns of each at least
 TURN = 2e-3  # seconds that a turn lasts about, so that the clock's steps do not count
 SPENT = 0.6  # seconds after which more than the least number of turns is not wanted
 
 
-def medians(device: Device, calls: dict[str, Call], before: Callable[[], None], repeats: int = REPEATS) -> dict[str, float]:
-    """Seconds of a call, for each name: the median over the turns.
+def medians(device: Device, calls: dict[str, Call], before: Callable[[], None], repeats: int = REPEATS) -> dict[str, Seconds]:
+    """Seconds for each name: the medians over the turns.
 
     A turn is several calls in a row between two events, on a stream that was idle before, divided by their number: what a loop in a
     program takes, launches included. Every other round goes through the calls backwards. `before` sets what all calls need.
     """
     names = list(calls)
 
-    def turn(name: str, n: int) -> float:
+    def turn(name: str, n: int) -> Seconds:
         before()
         if (enter := calls[name].enter) is not None:
             enter()
@@ -32,9 +32,9 @@ def medians(device: Device, calls: dict[str, Call], before: Callable[[], None], 
     numbers = {}
     for name in names:
         turn(name, 2)
-        best = min(turn(name, 1), turn(name, 2))
+        best = min(turn(name, 1).call, turn(name, 2).call)
         numbers[name] = max(1, min(200, math.ceil(TURN / best)))
-    times: dict[str, list[float]] = {name: [] for name in names}
+    times: dict[str, list[Seconds]] = {name: [] for name in names}
     total = 0.0
     gc.collect()
     gc.disable()
@@ -42,10 +42,10 @@ def medians(device: Device, calls: dict[str, Call], before: Callable[[], None], 
         while len(times[names[0]]) < repeats or (total < SPENT and len(times[names[0]]) < 3 * repeats):
             for name in names if len(times[names[0]]) % 2 == 0 else reversed(names):
                 times[name].append(turn(name, numbers[name]))
-                total += times[name][-1] * numbers[name]
+                total += times[name][-1].call * numbers[name]
     finally:
         gc.enable()
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: Seconds(*map(statistics.median, zip(*found, strict=True))) for name, found in times.items()}
 
 
 def fastest(device: Device, calls: dict[str, Call], before: Callable[[], None]) -> str:
@@ -53,5 +53,5 @@ def fastest(device: Device, calls: dict[str, Call], before: Callable[[], None]) 
     if len(calls) == 1:
         return next(iter(calls))
     found = medians(device, calls, before, repeats=3)
-    return min(found, key=lambda name: found[name])
+    return min(found, key=lambda name: found[name].call)
 

@@ -58,8 +58,8 @@ def peers(device: Any, case: Case) -> Row:
     before = functools.partial(set_precision, case.precision)
     before()
     found = medians(device, case.theirs(device), before)
-    way = min(found, key=lambda name: found[name])
-    return {"theirs": found[way], "way": way, "ways": found}
+    way = min(found, key=lambda name: found[name].call)
+    return {"theirs": found[way].call, "their_queue": found[way].queued, "way": way, "ways": {name: each.call for name, each in found.items()}}
 
 
 def contest(device: Any, case: Case) -> Row:
@@ -73,11 +73,12 @@ def contest(device: Any, case: Case) -> Row:
     right = case.truth(device)
     before()
     ways, ours = case.theirs(device), case.ours(device)
-    off = {}
+    off: dict[str, float] = {}
     for name, call in ways.items():
         if call.enter is not None:
             call.enter()
-        off = errors(f"PyTorch, {name}", call.answer(), right)
+        for key, error in errors(f"PyTorch, {name}", call.answer(), right).items():
+            off[key] = max(error, off.get(key, 0.0))
     mine = errors("fastseq", ours.answer(), right)
     verify(case, mine, off)
     verify(case, errors("fastseq again", ours.answer(), right), off)
@@ -85,7 +86,9 @@ def contest(device: Any, case: Case) -> Row:
     device.release()
     way = fastest(device, ways, before)
     found = medians(device, {"fastseq": ours, "PyTorch": ways[way]}, before)
-    return {"ours": found["fastseq"], "theirs": found["PyTorch"], "way": way, "chosen": len(ways) > 1, "errors": mine, "their_errors": off}
+    (ours_takes, our_queue), (theirs_takes, their_queue) = found["fastseq"], found["PyTorch"]
+    times = {"ours": ours_takes, "theirs": theirs_takes, "our_queue": our_queue, "their_queue": their_queue}
+    return times | {"way": way, "chosen": len(ways) > 1, "errors": mine, "their_errors": off}
 
 
 class Watched:
