@@ -22,7 +22,7 @@ from benchmarks.peers.torch_decoder import decoder as torch_decoder
 from benchmarks.problems_decoder import Decoder
 from fastseq import functional
 from fastseq.backends import cuda_additive, cuda_decoder
-from fastseq.backends.cuda_launch import kernel, properties
+from fastseq.backends.cuda_launch import properties
 
 ADDITIVE = [(32, 40, 40, 256), (32, 128, 128, 256), (32, 512, 512, 256), (32, 64, 64, 256), (16, 128, 128, 512), (64, 1, 100, 512)]
 SIZES = [(32, 30, 256), (32, 100, 256), (32, 30, 512), (32, 100, 512), (64, 50, 256), (64, 100, 512), (16, 100, 1024)]
@@ -157,14 +157,15 @@ def phases(layer: Any, x: cupy.ndarray, memory: cupy.ndarray, dy: cupy.ndarray, 
     launches: dict[str, tuple[Any, range, tuple[Any, ...]]] = {}
     call = cuda_decoder._Loop.__call__
 
-    def kept(loop: Any, steps: range, arguments: tuple[Any, ...]) -> None:
-        launches[loop.name] = loop, steps, arguments
-        call(loop, steps, arguments)
+    def kept(loop: Any, steps: range, arguments: tuple[Any, ...], scale: Any) -> None:
+        launches[loop.name] = loop, steps, (*arguments, loop.scores_in_shared, loop.parts, scale)
+        call(loop, steps, arguments, scale)
 
     own = cuda_decoder._variants
     variants = own(B, 4)
-    usual = cuda_decoder._Loop("forward", layer.cell, cuda_decoder._Sizes(1, B, 1, H, H, H, H), np.dtype(np.float32))
-    for variant in [(usual.rows, usual.units)] if quick else variants:
+    gates = 4 if layer.cell == "lstm" else 3
+    usual = cuda_decoder._task(gates, B, H, 4, 0)[:2]
+    for variant in [usual] if quick else variants:
         cuda_decoder._variants = lambda B, item, variant=variant: [variant]
         cuda_decoder._Loop.__call__ = kept  # type: ignore[method-assign]
         try:
@@ -177,16 +178,10 @@ def phases(layer: Any, x: cupy.ndarray, memory: cupy.ndarray, dy: cupy.ndarray, 
             cuda_decoder._variants = own
             cuda_decoder._Loop.__call__ = call  # type: ignore[method-assign]
         for name, (loop, steps, arguments) in launches.items():
-            times = [seconds(functools.partial(launch, loop, steps, arguments, phase))[0] / len(steps) for phase in (7, 1, 2, 4)]
-            mark = "*" if variant == (usual.rows, usual.units) else " "
-            alone = "".join(map(us, times[1:]))
-            print(f"  {mark} {name} rows {variant[0]} units {variant[1]}: us a step {us(times[0])}; its phases alone{alone}")
-
-
-def launch(loop: Any, steps: range, arguments: tuple[Any, ...], phases: int) -> None:
-    whole = kernel(loop.file, loop.name, cooperative=True, **loop.macros)
-    blocks = min(loop.tasks, properties().multiprocessors)
-    whole(blocks, cuda_decoder._THREADS, (*arguments, steps[0], steps[-1], phases, cupy.zeros(1, np.uint32)), loop.shared)
+            times = [seconds(functools.partial(loop.whole, steps, arguments, phase))[0] / len(steps) for phase in (15, 1, 2, 4, 8)]
+            mark, alone = "*" if variant == usual else " ", "".join(map(us, times[1:]))
+            parts = f"rows {variant[0]} units {variant[1]} parts {loop.parts} kept {loop.kept // 1024:3} KB"
+            print(f"  {mark} {name} {parts}: us a step {us(times[0])}; its phases alone{alone}")
 
 
 def main() -> None:

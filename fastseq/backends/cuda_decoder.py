@@ -20,7 +20,9 @@ Array = Any
 
 _THREADS, _WARPS, _SCRATCH = 256, 8, 1024  # as the kernels have them
 _SCORES_BYTES = 32 * 1024  # the most that a row's scores take of shared memory; longer ones are kept where the weights will be
-_PHASES = (1, 2, 4)
+_PHASES = (1, 2, 4, 8)
+_MOST_PARTS = 8
+_CYCLES = 32 * 3000  # units of keys that a block goes through in 3000 cycles
 
 
 class Packed(NamedTuple):
@@ -72,34 +74,68 @@ def attention_decoder_pack(cell: str, weights: DecoderWeights, *, packed: Any = 
 
 
 class _Loop:
-    """The launches of a decoder's steps: the kernel's variant, its shared memory and whether a row's scores have a place there."""
+    """The launches of a decoder's steps: the kernel's variant, the blocks of a row and what they keep in shared memory."""
 
-    def __init__(self, direction: str, cell: str, sizes: _Sizes, dtype: Any) -> None:
-        gates = gates_of(cell)
-        self.scores_in_shared = int(sizes.S * dtype.itemsize <= _SCORES_BYTES)
-        row = -(-max(sizes.A, sizes.M) // 4) * 4 + _SCRATCH + 4 + sizes.S * self.scores_in_shared
-        self.rows, self.units, self.shared = _task(gates, sizes.B, sizes.H, dtype.itemsize, dtype.itemsize * row)
+    def __init__(self, direction: str, packed: Packed, sizes: _Sizes, dtype: Any) -> None:
+        gates, item, widths = gates_of(packed.cell), dtype.itemsize, (sizes.A, sizes.M)
+        self.scores_in_shared = int(sizes.S * item <= _SCORES_BYTES)
+        row = _quads(max(widths)) + _SCRATCH + 4 + sizes.S * self.scores_in_shared
+        self.rows, self.units, self.shared = _task(gates, sizes.B, sizes.H, item, item * row)
+        self.parts, self.kept = 1, 0
+        if self.scores_in_shared:
+            room = (properties().shared_per_block - self.shared) // item
+            of_keys, summed = widths if direction == "forward" else widths[::-1]
+            self.parts, kept = _parts(sizes.B, sizes.S, of_keys, summed, packed.weights.u is None, room)
+            self.kept = item * kept
         # no phase has more tasks than this
-        self.tasks = max(-(-max(sizes.A, sizes.H + sizes.M) // (4 * self.units)) * -(-sizes.B // (8 * self.rows)), sizes.B)
+        most = -(-max(sizes.A, sizes.H + sizes.M) // (4 * self.units)) * -(-sizes.B // (8 * self.rows))
+        self.tasks = max(most, sizes.B * self.parts)
         self.file, self.name = f"attention_decoder_{direction}.cu", f"decoder_{direction}"
         self.macros = {"GATES": gates, "ROWS": self.rows, "UNITS": self.units, **macros_of(dtype)}
 
-    def __call__(self, steps: range, arguments: tuple[Any, ...]) -> None:
+    def __call__(self, steps: range, arguments: tuple[Any, ...], scale: Any) -> None:
         """All steps by one launch, or, where blocks cannot wait for each other, by one for each phase; to the same bits."""
+        arguments = *arguments, self.scores_in_shared, self.parts, scale
         if cooperative():
-            whole = kernel(self.file, self.name, cooperative=True, **self.macros)
-            blocks = min(self.tasks, properties().multiprocessors * whole.blocks_per_multiprocessor(_THREADS, self.shared))
-            counter = cupy.zeros(1, np.uint32)
-            whole(blocks, _THREADS, (*arguments, steps[0], steps[-1], sum(_PHASES), counter), self.shared)
+            self.whole(steps, arguments, sum(_PHASES))
             return
         single = kernel(self.file, self.name, **self.macros)
         for t in steps:
             for phase in _PHASES:
-                single(self.tasks, _THREADS, (*arguments, t, t, phase, None), self.shared)
+                single(self.tasks, _THREADS, (*arguments, t, t, phase, 0, None), self.shared)
+
+    def whole(self, steps: range, arguments: tuple[Any, ...], phases: int) -> None:
+        """These phases of all steps, by one launch."""
+        function = kernel(self.file, self.name, cooperative=True, **self.macros)
+        keep_at = -(-self.shared // 16) * 16 if self.kept else 0
+        shared = keep_at + self.kept if self.kept else self.shared
+        blocks = min(self.tasks, properties().multiprocessors * function.blocks_per_multiprocessor(_THREADS, shared))
+        function(blocks, _THREADS, (*arguments, steps[0], steps[-1], phases, keep_at, cupy.zeros(1, np.uint32)), shared)
 
     def small(self, name: str, size: int, arguments: tuple[Any, ...]) -> None:
         """One of the kernels that have a thread for each element."""
         kernel(self.file, name, **self.macros)(-(-size // _THREADS), _THREADS, (*arguments, int64(size)))
+
+
+def _parts(B: int, S: int, of_keys: int, summed: int, one_array: bool, room: int) -> tuple[int, int]:
+    """Into how many parts a row is cut, and the reals that a block then keeps of it in shared memory; 0 where they do not fit.
+
+    A barrier between the halves of attention costs as much as the arithmetic of some 2000 cycles, so parts are as few as keep what they read.
+    """
+    most = min(properties().multiprocessors // max(B, 1), _MOST_PARTS)
+    if most == 0:
+        return 1, 0
+    for parts in range(min(most, max(1, S * of_keys // _CYCLES)), most + 1):
+        kept = -(-S // parts) * _quads(of_keys)
+        if parts > 1 or not one_array:
+            kept += S * _quads(-(-summed // parts))
+        if kept <= room - 4:
+            return parts, kept
+    return most, 0
+
+
+def _quads(n: int) -> int:
+    return -(-n // 4) * 4
 
 
 def _task(gates: int, B: int, H: int, item: int, least: int) -> tuple[int, int, int]:
@@ -158,7 +194,7 @@ def attention_decoder_forward(
     queries = None if w.w_query is None else cupy.empty((B, T, A), dtype)
     on = on_device(lengths), on_device(memory_lengths)
     near: tuple[Array | None, Array | None] = (None, None)
-    loop = _Loop("forward", packed.cell, sizes, dtype)
+    loop = _Loop("forward", packed, sizes, dtype)
     if T and B and H:
         # x's part of the sums of all steps
         x_sums = gemm(x.reshape(T * B, I), w.w_ih[:, :I].T)
@@ -166,9 +202,9 @@ def attention_decoder_forward(
             near = cupy.empty((B, S, A), dtype), cupy.empty((B, S), np.uint8)
             kernel(loop.file, "decoder_near", **loop.macros)(-(-B * S // _WARPS), _THREADS, (*near, keys, w.u, B * S, A))
         h_start, c_start = _started(start, (B, H), dtype, lstm)
-        results = both, cells, gates, queries, weights
+        results = both, cells, gates, queries, weights, cupy.empty((B, S), dtype)
         inputs = x_sums, *near, keys, memory, w.u, w.w_ih, w.w_hh, w.b_ih, w.b_hh, w.w_query, h_start, c_start
-        loop(range(T), (*results, *inputs, *on, *sizes, loop.scores_in_shared, dtype.type(scale)))
+        loop(range(T), (*results, *inputs, *on, *sizes), dtype.type(scale))
         h, c = both[-1, :, :H].copy(), None if cells is None else cells[-1].copy()
     else:
         h, c = (a.copy() if a is not None else cupy.zeros((B, H), dtype) for a in start)
@@ -197,7 +233,7 @@ def attention_decoder_backward(
 ) -> dict[str, Any]:
     """Backpropagation through time: dx, dkeys (None without keys), dmemory, dh_0, dc_0 and weights (`DecoderWeights`)."""
     (T, B, S, _, H, M, A), w, dtype = cache.sizes, cache.packed.weights, cache.x.dtype
-    lstm, loop, N = cache.packed.cell == "lstm", _Loop("backward", cache.packed.cell, cache.sizes, dtype), T * B
+    lstm, loop, N = cache.packed.cell == "lstm", _Loop("backward", cache.packed, cache.sizes, dtype), T * B
     doutputs, dh_n, dweights = (None if a is None else contiguous(a) for a in (doutputs, dh_n, dweights))
     dc = None if not lstm else cupy.zeros((B, H), dtype) if dc_n is None else dc_n.copy(order="C")
     if not N or not H:
@@ -210,10 +246,10 @@ def attention_decoder_backward(
     dsums, dqueries, dscores = cupy.empty((N, 4 * H), dtype), cupy.empty((N, A), dtype), cupy.empty((B, T, S), dtype)
     dh, direct, dh_0 = (cupy.empty((B, H), dtype) for _ in range(3))
     h_start, c_start = _started([cache.h_0, cache.c_0], (B, H), dtype, lstm)
-    found = dboth, dsums, dqueries, dscores, dh, direct, dc, dh_0
+    found = dboth, dsums, dqueries, dscores, cupy.empty((B, S), dtype), dh, direct, dc, dh_0
     saved = cache.both, cache.cells, cache.gates, cache.queries, cache.weights, *cache.near, cache.keys, cache.memory
     arguments = *found, dh_n, dweights, *saved, w.u, w.w_ih, w.w_hh, w.w_query, h_start, c_start, *cache.lengths, *cache.sizes
-    loop(range(T - 1, -2, -1), (*arguments, loop.scores_in_shared, dtype.type(cache.scale)))
+    loop(range(T - 1, -2, -1), arguments, dtype.type(cache.scale))
     dmemory = gemm(cache.weights.transpose(1, 2, 0), dboth.reshape(T, B, H + M)[:, :, H:].transpose(1, 0, 2))
     dkeys = du = None
     if w.u is None:

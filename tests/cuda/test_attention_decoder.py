@@ -89,6 +89,23 @@ def test_every_task_size_and_both_ways_of_launching(cell, variant, cuda, on_gpu,
         assert_same_bits(single[name], whole[name], name)
 
 
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_rows_in_parts_that_are_kept_or_not(attention, parts, cuda, on_gpu, monkeypatch, rng):
+    """Blocks that share a row, with its keys in shared memory and without: the same bits for as many parts."""
+    problem = Problem("gru", attention, T=3, B=1, S=11, I=5, H=21, M=21, A=35, ragged=True)
+    inputs, upstream = problem.inputs(rng, np.float32), problem.upstream(rng, np.float32)
+    options = {"cell": "gru", "attention": attention, "memory_lengths": [9]}
+    want = by_reference(inputs, options, upstream)
+    monkeypatch.setattr(cuda, "_parts", lambda *sizes: (parts, 0))
+    single = on_gpu(inputs, options, upstream)
+    monkeypatch.setattr(cuda, "_parts", lambda B, S, of_keys, summed, *rest: (parts, S * (of_keys + summed + 16)))
+    kept = on_gpu(inputs, options, upstream)
+    for name in want:
+        assert_close(kept[name], want[name], terms=400, name=name)
+        assert_same_bits(single[name], kept[name], name)
+
+
 @pytest.mark.parametrize("attention", ["additive", "bilinear"])
 def test_a_long_memory_and_wide_vectors(attention, cuda, on_gpu, monkeypatch, rng):
     """Scores that find no room in shared memory, and vectors of more than four units for each thread."""

@@ -163,16 +163,19 @@ __device__ __forceinline__ REAL *stage_of_warp(unsigned char *bytes, int columns
 }
 
 // ---------------------------------------------------------------- attention of a row
+//
+// A row of the batch is the task of `parts` blocks. Each has some of the keys first, which give a number each; then, all of these at hand,
+// some of the units of what is summed over all keys. With one part the block goes on by itself, with more there is a barrier between.
 
 enum { KEYS_AT_A_TIME = 4, SCRATCH = 4 * THREADS };
 
-// Shared memory of a row: `first` reals for the vector that meets all keys, SCRATCH for sums, then a number for each key, if they fit.
+// Shared memory of a row: a vector that meets all keys, SCRATCH reals for sums, then a number for each key, if they fit.
 struct Row {
     REAL *vector, *scratch, *scores;
     int *far;
 };
 
-__device__ __forceinline__ Row row_of(unsigned char *bytes, int size, int S, int scores_in_shared, REAL *instead) {
+__device__ __forceinline__ Row row_of(unsigned char *bytes, int size, int scores_in_shared, REAL *instead) {
     Row r;
     r.vector = reinterpret_cast<REAL *>(bytes);
     r.scratch = r.vector + round_up(size, 4);
@@ -181,13 +184,87 @@ __device__ __forceinline__ Row row_of(unsigned char *bytes, int size, int S, int
     return r;
 }
 
-// A sum over keys for each of `size` units: add(sums, key, unit) adds a key's part of four units to sums, and done(unit, sums) takes them at
+// A part's keys [from, to) of n, and its units [first, end) of `size`, whole quads.
+struct Part {
+    int from, to, first, end;
+};
+
+__device__ __forceinline__ Part part_of(int p, int parts, int n, int size) {
+    const int keys = (n + parts - 1) / parts, units = round_up((size + parts - 1) / parts, 4);
+    return {min(p * keys, n), min((p + 1) * keys, n), min(p * units, size), min((p + 1) * units, size)};
+}
+
+// Rows of numbers, `apart`, each of `size`: in global memory, or kept in shared memory with zeros up to whole quads.
+struct Rows {
+    const REAL *at;
+    int apart, size;
+    bool whole;
+    __device__ __forceinline__ Four four(int row, int d) const { return load_four(at + (long long)row * apart, d, size, whole); }
+};
+
+__device__ __forceinline__ Rows rows_in_global(const REAL *at, int width, int first, int end) {
+    return {at + first, width, end - first, rows_of_four(at, width) && first % 4 == 0 && (end - first) % 4 == 0};
+}
+
+// Copies `count` of them to shared memory.
+__device__ __forceinline__ Rows keep(REAL *to, const Rows &rows, int count) {
+    const int quads = (rows.size + 3) / 4;
+    for (int at = threadIdx.x; at < count * quads; at += THREADS)
+        *reinterpret_cast<Four *>(to + 4 * at) = rows.four(at / quads, at % quads * 4);
+    return {to, 4 * quads, rows.size, true};
+}
+
+// What a block keeps of its row for all steps: the key rows of its part, and the units of its part of all the rows that are summed. An array
+// that serves as both is kept once where there is one part.
+struct Kept {
+    Rows keys, summed;
+};
+
+__device__ __forceinline__ Kept rows_of_part(const REAL *keys, int width, const REAL *summed, int summed_width, const Part &part) {
+    return {rows_in_global(keys + (long long)part.from * width, width, 0, width), rows_in_global(summed, summed_width, part.first, part.end)};
+}
+
+__device__ __forceinline__ Kept keep(REAL *to, const Kept &from, const Part &part, int n) {
+    Kept k;
+    k.keys = keep(to, from.keys, part.to - part.from);
+    const bool once = from.keys.at == from.summed.at && from.keys.size == from.summed.size && part.to - part.from == n;
+    k.summed = once ? k.keys : keep(to + (long long)(part.to - part.from) * k.keys.apart, from.summed, n);
+    return k;
+}
+
+// put(s, vector . key s) for the keys of a part, a warp for each; the vector has zeros up to a whole quad.
+template <class Put> __device__ __forceinline__ void dot_with_keys(const REAL *vector, const Rows &keys, int count, Put put) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    for (int s0 = warp; s0 < count; s0 += WARPS * KEYS_AT_A_TIME) {
+        REAL sum[KEYS_AT_A_TIME] = {};
+        for (int d = 4 * lane; d < keys.size; d += 128) {
+            const Four x = *reinterpret_cast<const Four *>(vector + d);
+#pragma unroll
+            for (int e = 0; e < KEYS_AT_A_TIME; e++) {
+                const Four y = keys.four(min(s0 + e * WARPS, count - 1), d);
+                sum[e] += x.x[0] * y.x[0] + x.x[1] * y.x[1] + x.x[2] * y.x[2] + x.x[3] * y.x[3];
+            }
+        }
+#pragma unroll
+        for (int e = 0; e < KEYS_AT_A_TIME; e++) {
+            const int s = s0 + e * WARPS;
+            if (s >= count) break;
+            const REAL found = warp_sum(sum[e]);
+            if (lane == 0) put(s, found);
+        }
+    }
+}
+
+// A sum over n keys for each of `size` units: add(sums, key, unit) adds a key's part of four units to sums, and done(unit, sums) takes them at
 // the end. Threads side by side have units side by side; those that are left over share the keys.
 template <class Add, class Done> __device__ __forceinline__ void sum_over_keys(REAL *scratch, int n, int size, Add add, Done done) {
-    const int quads = (size + 3) / 4, groups = max(1, THREADS / quads), group = threadIdx.x / quads;
+    const int quads = (size + 3) / 4;
+    if (quads == 0) return;
+    const int groups = max(1, THREADS / quads), group = threadIdx.x / quads;
     if (groups == 1) {
         for (int q = threadIdx.x; q < quads; q += THREADS) {
             Four sums = {};
+#pragma unroll 4
             for (int s = 0; s < n; s++) add(sums, s, 4 * q);
             done(4 * q, sums);
         }
@@ -198,7 +275,7 @@ template <class Add, class Done> __device__ __forceinline__ void sum_over_keys(R
         Four sums = {};
 #pragma unroll 4
         for (int s = group; s < n; s += groups) add(sums, s, unit);
-        *reinterpret_cast<Four *>(scratch + (group * quads) * 4 + unit) = sums;
+        *reinterpret_cast<Four *>(scratch + group * quads * 4 + unit) = sums;
     }
     __syncthreads();
     if (threadIdx.x < quads) {
@@ -210,6 +287,7 @@ template <class Add, class Done> __device__ __forceinline__ void sum_over_keys(R
     }
 }
 
+// Units d to d + 3 of a row of D, those that there are.
 __device__ __forceinline__ void store_four(REAL *row, int d, int D, const Four &f) {
 #pragma unroll
     for (int e = 0; e < 4; e++)

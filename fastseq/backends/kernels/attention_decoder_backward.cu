@@ -4,19 +4,19 @@
 //   dL/dcontext_t += W_ih^T dsums_t, its columns of the context; W_hh^T dsums_t                        (sums_phase)
 //   da = memory dcontext;  ds = a (da - sum a da);  dq_t = sum over the memory of ds u (1 - tanh^2) or scale ds memory  (attend_backward)
 //
-// Three phases a step, as forwards, in one cooperative launch or one launch each. What no step waits for, the gradients of weights, keys, memory
+// A few phases a step, as forwards, in one cooperative launch or one launch each. What no step waits for, the gradients of weights, keys, memory
 // and x, are products over all steps afterwards. Bound as forward is: by 34 M multiplications a step at B 32, H = M = A = 512, and L2.
 #include "attention_decoder.cuh"
 
 struct Call {
-    REAL *dboth, *dsums, *dqueries, *dscores; // (T, B, H + M), (T, B, 4 H), (T, B, A), (B, T, S)
+    REAL *dboth, *dsums, *dqueries, *dscores, *raw; // (T, B, H + M), (T, B, 4 H), (T, B, A), (B, T, S); da (B, S) on its way from block to block
     REAL *dh, *direct, *dc, *dh_0; // (B, H): W_hh^T dsums, what goes past the products, dL/dc or null; the result
     const REAL *dh_n, *dweights; // (B, H), (T, B, S), or null
     const REAL *both, *cells, *gates, *queries, *weights, *near_keys, *keys, *memory, *u;
     const unsigned char *far_keys;
     const REAL *w_ih, *w_hh, *w_query, *h_0, *c_0;
     const long long *lengths, *memory_lengths;
-    int T, B, S, I, H, M, A, scores_in_shared;
+    int T, B, S, I, H, M, A, scores_in_shared, parts;
     REAL scale;
 };
 
@@ -115,88 +115,71 @@ __device__ __forceinline__ void sums_phase(const Call &c, int t, unsigned char *
     }
 }
 
-__device__ __forceinline__ void attend_backward(const Call &c, int t, int b, unsigned char *bytes) {
-    const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+__device__ __forceinline__ int keys_of(const Call &c, int t, int b) {
+    return !alive(c, t, b) ? 0 : c.memory_lengths ? (int)c.memory_lengths[b] : c.S;
+}
+
+// What the block that has part p of row b reads, in global memory.
+__device__ __forceinline__ Kept rows_of(const Call &c, int b, const Part &part) {
+    const REAL *memory = c.memory + (long long)b * c.S * c.M;
+    return rows_of_part(memory, c.M, c.u ? c.near_keys + (long long)b * c.S * c.A : memory, c.A, part);
+}
+
+// Part p of row b: the gradient of its scores from those of its weights, and its units of the query's.
+__device__ __forceinline__ void dquery_of(const Call &c, const Row &r, const Rows &summed, int t, int b, int p, const Part &part, int n) {
+    const int thread = threadIdx.x, lane = thread % 32, units = part.end - part.first;
     const long long place = (long long)t * c.B + b;
-    REAL *dquery = c.dqueries + place * c.A, *dscores = c.dscores + ((long long)b * c.T + t) * c.S;
-    const int n = !alive(c, t, b) ? 0 : c.memory_lengths ? (int)c.memory_lengths[b] : c.S;
-    const Row r = row_of(bytes, max(c.M, c.A), c.S, c.scores_in_shared, dscores);
-    __syncthreads();
-    for (int s = n + thread; s < c.S; s += THREADS) dscores[s] = 0;
-    if (n == 0) {
-        for (int d = thread; d < c.A; d += THREADS) dquery[d] = 0;
-        return;
-    }
-    const REAL *dcontext = c.dboth + place * (c.H + c.M) + c.H, *memory = c.memory + (long long)b * c.S * c.M, *weights = c.weights + place * c.S;
-    const bool whole = rows_of_four(c.memory, c.M);
-    for (int m = thread; m < round_up(c.M, 4); m += THREADS) r.vector[m] = m < c.M ? load_cg(dcontext + m) : 0;
-    __syncthreads();
-    for (int s0 = warp; s0 < n; s0 += WARPS * KEYS_AT_A_TIME) {
-        REAL sum[KEYS_AT_A_TIME] = {};
-        for (int m = 4 * lane; m < c.M; m += 128) {
-            const Four x = *reinterpret_cast<const Four *>(r.vector + m);
-#pragma unroll
-            for (int e = 0; e < KEYS_AT_A_TIME; e++) {
-                const Four y = load_four(memory + (long long)min(s0 + e * WARPS, n - 1) * c.M, m, c.M, whole);
-                sum[e] += x.x[0] * y.x[0] + x.x[1] * y.x[1] + x.x[2] * y.x[2] + x.x[3] * y.x[3];
-            }
-        }
-#pragma unroll
-        for (int e = 0; e < KEYS_AT_A_TIME; e++) {
-            const int s = s0 + e * WARPS;
-            if (s >= n) break;
-            const REAL da = warp_sum(sum[e]);
-            if (lane == 0) r.scores[s] = da + (c.dweights ? c.dweights[place * c.S + s] : 0);
-        }
-    }
-    __syncthreads();
+    const REAL *weights = c.weights + place * c.S, scale = c.u ? 1 : c.scale;
+    REAL *dscores = c.dscores + ((long long)b * c.T + t) * c.S, *dquery = c.dqueries + place * c.A + part.first;
     REAL mean = 0;
     for (int s = lane; s < n; s += 32) mean += weights[s] * r.scores[s];
     mean = warp_sum(mean);
     __syncthreads();
-    const REAL scale = c.u ? 1 : c.scale;
-    for (int s = thread; s < n; s += THREADS) dscores[s] = r.scores[s] = scale * (weights[s] * (r.scores[s] - mean));
+    for (int s = thread; s < n; s += THREADS) {
+        const REAL ds = scale * (weights[s] * (r.scores[s] - mean));
+        r.scores[s] = ds;
+        if (p == 0) dscores[s] = ds;
+    }
     if (!c.u) {
         __syncthreads();
         sum_over_keys(
-            r.scratch, n, c.A,
+            r.scratch, n, units,
             [&](Four &sums, int s, int d) {
-                const Four value = load_four(memory + (long long)s * c.M, d, c.M, whole);
+                const Four value = summed.four(s, d);
 #pragma unroll
                 for (int e = 0; e < 4; e++) sums.x[e] += r.scores[s] * value.x[e];
             },
-            [&](int d, const Four &sums) { store_four(dquery, d, c.A, sums); });
+            [&](int d, const Four &sums) { store_four(dquery, d, units, sums); });
         return;
     }
-    const REAL *query = c.queries + ((long long)b * c.T + t) * c.A;
-    const REAL *keys = c.keys + (long long)b * c.S * c.A, *near_keys = c.near_keys + (long long)b * c.S * c.A;
+    const REAL *query = c.queries + ((long long)b * c.T + t) * c.A + part.first, *keys = c.keys + (long long)b * c.S * c.A + part.first;
     const unsigned char *far_keys = c.far_keys + (long long)b * c.S;
     if (thread == 0) *r.far = 0;
     __syncthreads();
-    for (int d = thread; d < round_up(c.A, 4); d += THREADS) {
-        const REAL q = d < c.A ? query[d] : 0;
+    for (int d = thread; d < round_up(units, 4); d += THREADS) {
+        const REAL q = d < units ? query[d] : 0;
         if (!(fabs(q) <= additive_range(q))) *r.far = 1;
         r.vector[d] = additive_exp(q);
     }
     __syncthreads();
-    const bool whole_near = c.A % 4 == 0, far_query = *r.far;
+    const bool far_query = *r.far;
     sum_over_keys(
-        r.scratch, n, c.A,
+        r.scratch, n, units,
         [&](Four &sums, int s, int d) { // of ds (1/4 - h^2)
             const REAL ds = r.scores[s];
             if (far_query || far_keys[s]) {
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
-                    const REAL h = d + e < c.A ? (REAL)0.5 * additive_tanh(query[d + e] + keys[(long long)s * c.A + d + e]) : 0;
+                    const REAL h = d + e < units ? (REAL)0.5 * additive_tanh(query[d + e] + keys[(long long)s * c.A + d + e]) : 0;
                     sums.x[e] += ds * ((REAL)0.25 - h * h);
                 }
                 return;
             }
-            const Four x = *reinterpret_cast<const Four *>(r.vector + d), y = load_four(near_keys + (long long)s * c.A, d, c.A, whole_near);
+            const Four x = *reinterpret_cast<const Four *>(r.vector + d), y = summed.four(s, d);
 #pragma unroll
             for (int e = 0; e < 4; e += 2) {
-                const REAL p = 1 + x.x[e] * y.x[e], q = 1 + x.x[e + 1] * y.x[e + 1], both = reciprocal(p * q);
-                const REAL h0 = q * both - (REAL)0.5, h1 = p * both - (REAL)0.5;
+                const REAL a = 1 + x.x[e] * y.x[e], b = 1 + x.x[e + 1] * y.x[e + 1], both = reciprocal(a * b);
+                const REAL h0 = b * both - (REAL)0.5, h1 = a * both - (REAL)0.5;
                 sums.x[e] += ds * ((REAL)0.25 - h0 * h0);
                 sums.x[e + 1] += ds * ((REAL)0.25 - h1 * h1);
             }
@@ -204,23 +187,67 @@ __device__ __forceinline__ void attend_backward(const Call &c, int t, int b, uns
         [&](int d, const Four &sums) {
 #pragma unroll
             for (int e = 0; e < 4; e++)
-                if (d + e < c.A) dquery[d + e] = 4 * c.u[d + e] * sums.x[e];
+                if (d + e < units) dquery[d + e] = 4 * c.u[part.first + d + e] * sums.x[e];
         });
+}
+
+__device__ __forceinline__ void weights_phase(const Call &c, const Kept *kept, int t, int b, int p, unsigned char *bytes) {
+    const int thread = threadIdx.x, n = keys_of(c, t, b);
+    const Part part = part_of(p, c.parts, n, c.A);
+    const long long place = (long long)t * c.B + b;
+    REAL *dquery = c.dqueries + place * c.A, *dscores = c.dscores + ((long long)b * c.T + t) * c.S;
+    const Row r = row_of(bytes, max(c.M, c.A), c.scores_in_shared, dscores);
+    const Kept rows = kept ? *kept : rows_of(c, b, part);
+    __syncthreads();
+    if (p == 0)
+        for (int s = n + thread; s < c.S; s += THREADS) dscores[s] = 0;
+    if (n == 0) {
+        for (int d = part.first + thread; d < part.end; d += THREADS) dquery[d] = 0;
+        return;
+    }
+    const REAL *dcontext = c.dboth + place * (c.H + c.M) + c.H;
+    for (int m = thread; m < round_up(c.M, 4); m += THREADS) r.vector[m] = m < c.M ? load_cg(dcontext + m) : 0;
+    __syncthreads();
+    REAL *da = c.parts == 1 ? r.scores : c.raw + (long long)b * c.S + part.from;
+    const REAL *more = c.dweights ? c.dweights + place * c.S + part.from : nullptr;
+    dot_with_keys(r.vector, rows.keys, part.to - part.from, [=](int s, REAL found) { da[s] = found + (more ? more[s] : 0); });
+    if (c.parts > 1) return;
+    __syncthreads();
+    dquery_of(c, r, rows.summed, t, b, p, part, n);
+}
+
+// The second half of attention, where a row has several blocks.
+__device__ __forceinline__ void dquery_phase(const Call &c, const Kept *kept, int t, int b, int p, unsigned char *bytes) {
+    const int n = keys_of(c, t, b);
+    if (n == 0) return;
+    const Part part = part_of(p, c.parts, n, c.A);
+    const Row r = row_of(bytes, max(c.M, c.A), true, nullptr);
+    __syncthreads();
+    for (int s = threadIdx.x; s < n; s += THREADS) r.scores[s] = load_cg(c.raw + (long long)b * c.S + s);
+    __syncthreads();
+    dquery_of(c, r, kept ? kept->summed : rows_of(c, b, part).summed, t, b, p, part, n);
 }
 
 // ---------------------------------------------------------------- the kernels
 
-// Steps last to first, both included, of each the phases in `phases`: 1 state, 2 sums, 4 attention. Step -1 has the first phase alone.
+// Steps last to first, both included, of each the phases in `phases`: 1 state, 2 sums, 4 weights, 8 queries where a row has several parts. Step
+// -1 has the first phase alone. keep_at: as forwards.
 extern "C" __global__ void __launch_bounds__(THREADS)
-decoder_backward(REAL *dboth, REAL *dsums, REAL *dqueries, REAL *dscores, REAL *dh, REAL *direct, REAL *dc, REAL *dh_0, const REAL *dh_n,
+decoder_backward(REAL *dboth, REAL *dsums, REAL *dqueries, REAL *dscores, REAL *raw, REAL *dh, REAL *direct, REAL *dc, REAL *dh_0, const REAL *dh_n,
                  const REAL *dweights, const REAL *both, const REAL *cells, const REAL *gates, const REAL *queries, const REAL *weights,
                  const REAL *near_keys, const unsigned char *far_keys, const REAL *keys, const REAL *memory, const REAL *u, const REAL *w_ih,
                  const REAL *w_hh, const REAL *w_query, const REAL *h_0, const REAL *c_0, const long long *lengths, const long long *memory_lengths,
-                 int T, int B, int S, int I, int H, int M, int A, int scores_in_shared, REAL scale, int last, int first, int phases,
-                 unsigned *counter) {
+                 int T, int B, int S, int I, int H, int M, int A, int scores_in_shared, int parts, REAL scale, int last, int first, int phases,
+                 int keep_at, unsigned *counter) {
     FSQ_SHARED(bytes);
-    const Call c = {dboth, dsums, dqueries, dscores, dh, direct, dc, dh_0, dh_n, dweights, both, cells, gates, queries, weights, near_keys, keys,
-                    memory, u, far_keys, w_ih, w_hh, w_query, h_0, c_0, lengths, memory_lengths, T, B, S, I, H, M, A, scores_in_shared, scale};
+    const Call c = {dboth, dsums, dqueries, dscores, raw, dh, direct, dc, dh_0, dh_n, dweights, both, cells, gates, queries, weights, near_keys, keys,
+                    memory, u, far_keys, w_ih, w_hh, w_query, h_0, c_0, lengths, memory_lengths, T, B, S, I, H, M, A, scores_in_shared, parts, scale};
+    Kept kept;
+    if (keep_at && blockIdx.x < B * parts) {
+        const int b = blockIdx.x / parts, n = memory_lengths ? (int)memory_lengths[b] : S;
+        const Part part = part_of(blockIdx.x % parts, parts, n, A);
+        kept = keep(reinterpret_cast<REAL *>(bytes + keep_at), rows_of(c, b, part), part, n);
+    }
     unsigned passed = 0;
     for (int t = last; t >= first; t--) {
         if (phases & 1) {
@@ -233,7 +260,13 @@ decoder_backward(REAL *dboth, REAL *dsums, REAL *dqueries, REAL *dscores, REAL *
             grid_barrier(counter, passed);
         }
         if (phases & 4) {
-            for (int b = blockIdx.x; b < B; b += gridDim.x) attend_backward(c, t, b, bytes);
+            for (int task = blockIdx.x; task < B * parts; task += gridDim.x)
+                weights_phase(c, keep_at ? &kept : nullptr, t, task / parts, task % parts, bytes);
+            grid_barrier(counter, passed);
+        }
+        if (phases & 8 && parts > 1) {
+            for (int task = blockIdx.x; task < B * parts; task += gridDim.x)
+                dquery_phase(c, keep_at ? &kept : nullptr, t, task / parts, task % parts, bytes);
             grid_barrier(counter, passed);
         }
     }

@@ -3,21 +3,22 @@
 //   q = W_q s_{t-1};  a = softmax over its memory of u . tanh(q + key) or scale q . memory;  c = sum a memory;  s_t = cell(s_{t-1}, [x_t; c])
 //
 // x's part of the cell's sums comes from one product over all steps; the outputs, which nothing waits for, are another one afterwards.
-// A step is three phases, each spread over all blocks: queries; attention, a block for a row; the cell, whose two products, sums and
-// pointwise part are one task for some units. One cooperative launch goes through all steps, with a barrier behind each phase; launched for
-// one phase at a time the same code gives the same bits.
+// A step is a few phases, each spread over all blocks: queries; attention, one block or more for a row, which keep their part of its keys and
+// memory in shared memory, if it fits; the cell, whose two products, sums and pointwise part are one task for some units. One cooperative
+// launch goes through all steps, with a barrier behind each phase; launched for one phase at a time the same code gives the same bits.
 //
 // Bound by operations and by L2: at B 32, H = M = A = 512 a step multiplies 34 M times for an LSTM's cell (4 us on 132 multiprocessors in
 // float32) and each block reads the states and contexts of its rows, 128 KB (1.2 us); barriers are about 1 us each.
 #include "attention_decoder.cuh"
 
 struct Call {
-    REAL *both, *cells, *gates, *queries, *weights; // (T, B, H + M) [s; c], (T, B, H), (T, B, 4 H) or null, (B, T, A), (T, B, S)
+    REAL *both, *cells, *gates, *queries; // (T, B, H + M) [s; c], (T, B, H), (T, B, 4 H) or null, (B, T, A)
+    REAL *weights, *raw; // (T, B, S), and scores (B, S) on their way from block to block
     const REAL *x_sums, *near_keys, *keys, *memory, *u; // (T, B, G H), exponentials (B, S, A), (B, S, A), (B, S, M), (A)
     const unsigned char *far_keys; // (B, S)
     const REAL *w_ih, *w_hh, *b_ih, *b_hh, *w_query, *h_0, *c_0;
     const long long *lengths, *memory_lengths;
-    int T, B, S, I, H, M, A, scores_in_shared;
+    int T, B, S, I, H, M, A, scores_in_shared, parts;
     REAL scale;
 };
 
@@ -50,66 +51,88 @@ __device__ __forceinline__ void query_phase(const Call &c, int t, unsigned char 
     }
 }
 
-// Scores of four keys of a warp, `step` apart; ends at n.
-__device__ __forceinline__ void additive_scores(const Call &c, const Row &r, const REAL *query, int b, int s0, int n) {
-    const int lane = threadIdx.x % 32;
-    const bool whole = c.A % 4 == 0, whole_u = rows_of_four(c.u, c.A);
-    REAL sum[KEYS_AT_A_TIME] = {};
-    for (int d = 4 * lane; d < c.A; d += 128) {
-        const Four w = load_four(c.u, d, c.A, whole_u), x = *reinterpret_cast<const Four *>(r.vector + d);
-        const REAL half = (REAL)0.5 * (w.x[0] + w.x[1] + w.x[2] + w.x[3]);
-        Four y[KEYS_AT_A_TIME];
+// put(s, score) for the keys of a part, a warp for each, from exponentials of the query and the keys.
+template <class Put>
+__device__ __forceinline__ void additive_scores(const Call &c, const Row &r, const REAL *query, const Rows &keys, int b, const Part &part, Put put) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, count = part.to - part.from;
+    const bool whole_u = rows_of_four(c.u, c.A);
+    for (int s0 = warp; s0 < count; s0 += WARPS * KEYS_AT_A_TIME) {
+        REAL sum[KEYS_AT_A_TIME] = {};
+        for (int d = 4 * lane; d < c.A; d += 128) {
+            const Four w = load_four(c.u, d, c.A, whole_u), x = *reinterpret_cast<const Four *>(r.vector + d);
+            const REAL half = (REAL)0.5 * (w.x[0] + w.x[1] + w.x[2] + w.x[3]);
+            Four y[KEYS_AT_A_TIME];
 #pragma unroll
-        for (int e = 0; e < KEYS_AT_A_TIME; e++)
-            y[e] = load_four(c.near_keys + ((long long)b * c.S + min(s0 + e * WARPS, n - 1)) * c.A, d, c.A, whole);
+            for (int e = 0; e < KEYS_AT_A_TIME; e++) y[e] = keys.four(min(s0 + e * WARPS, count - 1), d);
 #pragma unroll
-        for (int e = 0; e < KEYS_AT_A_TIME; e++) sum[e] = additive_four(sum[e], x, y[e], w, half);
-    }
-#pragma unroll
-    for (int e = 0; e < KEYS_AT_A_TIME; e++) {
-        const int s = s0 + e * WARPS;
-        if (s >= n) break;
-        REAL score = -2 * warp_sum(sum[e]);
-        if (*r.far || c.far_keys[(long long)b * c.S + s]) { // by tanh itself
-            const REAL *key = c.keys + ((long long)b * c.S + s) * c.A;
-            score = 0;
-            for (int d = lane; d < c.A; d += 32) score += c.u[d] * additive_tanh(load_cg(query + d) + key[d]);
-            score = warp_sum(score);
+            for (int e = 0; e < KEYS_AT_A_TIME; e++) sum[e] = additive_four(sum[e], x, y[e], w, half);
         }
-        if (lane == 0) r.scores[s] = score;
-    }
-}
-
-__device__ __forceinline__ void dot_scores(const Call &c, const Row &r, int b, int s0, int n) {
-    const int lane = threadIdx.x % 32;
-    const bool whole = rows_of_four(c.memory, c.M);
-    REAL sum[KEYS_AT_A_TIME] = {};
-    for (int d = 4 * lane; d < c.M; d += 128) {
-        const Four x = *reinterpret_cast<const Four *>(r.vector + d);
 #pragma unroll
         for (int e = 0; e < KEYS_AT_A_TIME; e++) {
-            const Four y = load_four(c.memory + ((long long)b * c.S + min(s0 + e * WARPS, n - 1)) * c.M, d, c.M, whole);
-            sum[e] += x.x[0] * y.x[0] + x.x[1] * y.x[1] + x.x[2] * y.x[2] + x.x[3] * y.x[3];
+            const int s = s0 + e * WARPS;
+            if (s >= count) break;
+            const long long place = (long long)b * c.S + part.from + s;
+            REAL score = -2 * warp_sum(sum[e]);
+            if (*r.far || c.far_keys[place]) { // by tanh itself
+                score = 0;
+                for (int d = lane; d < c.A; d += 32) score += c.u[d] * additive_tanh(load_cg(query + d) + c.keys[place * c.A + d]);
+                score = warp_sum(score);
+            }
+            if (lane == 0) put(s, score);
         }
-    }
-#pragma unroll
-    for (int e = 0; e < KEYS_AT_A_TIME; e++) {
-        const int s = s0 + e * WARPS;
-        if (s >= n) break;
-        const REAL score = c.scale * warp_sum(sum[e]);
-        if (lane == 0) r.scores[s] = score;
     }
 }
 
-__device__ __forceinline__ void attend(const Call &c, int t, int b, unsigned char *bytes) {
-    const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+__device__ __forceinline__ int keys_of(const Call &c, int t, int b) {
+    return !alive(c, t, b) ? 0 : c.memory_lengths ? (int)c.memory_lengths[b] : c.S;
+}
+
+// What the block that has part p of row b reads, in global memory.
+__device__ __forceinline__ Kept rows_of(const Call &c, int b, const Part &part) {
+    const REAL *memory = c.memory + (long long)b * c.S * c.M;
+    return rows_of_part(c.u ? c.near_keys + (long long)b * c.S * c.A : memory, c.A, memory, c.M, part);
+}
+
+// Part p of row b: the softmax of its scores, and its units of the context.
+__device__ __forceinline__ void context_of(const Call &c, const Row &r, const Rows &memory, int t, int b, int p, const Part &part, int n) {
+    const int thread = threadIdx.x, lane = thread % 32;
     REAL *weights = c.weights + ((long long)t * c.B + b) * c.S, *context = c.both + ((long long)t * c.B + b) * (c.H + c.M) + c.H;
-    const int n = !alive(c, t, b) ? 0 : c.memory_lengths ? (int)c.memory_lengths[b] : c.S;
-    const Row r = row_of(bytes, c.A, c.S, c.scores_in_shared, weights);
+    // each warp finds the sum for itself
+    REAL largest = minus_infinity(REAL()), total = 0;
+    for (int s = lane; s < n; s += 32) largest = r.scores[s] > largest ? r.scores[s] : largest;
+    largest = warp_max(largest);
+    if (largest == minus_infinity(REAL())) largest = 0;
+    for (int s = lane; s < n; s += 32) total += softmax_exp(r.scores[s] - largest);
+    total = warp_sum(total);
+    if (total == 0) total = 1;
     __syncthreads();
-    for (int s = n + thread; s < c.S; s += THREADS) weights[s] = 0;
+    for (int s = thread; s < n; s += THREADS) {
+        const REAL w = softmax_exp(r.scores[s] - largest) / total;
+        r.scores[s] = w;
+        if (p == 0) weights[s] = w;
+    }
+    __syncthreads();
+    sum_over_keys(
+        r.scratch, n, part.end - part.first,
+        [&](Four &sums, int s, int m) {
+            const Four value = memory.four(s, m);
+#pragma unroll
+            for (int e = 0; e < 4; e++) sums.x[e] += r.scores[s] * value.x[e];
+        },
+        [&](int m, const Four &sums) { store_four(context + part.first, m, part.end - part.first, sums); });
+}
+
+__device__ __forceinline__ void scores_phase(const Call &c, const Kept *kept, int t, int b, int p, unsigned char *bytes) {
+    const int thread = threadIdx.x, n = keys_of(c, t, b);
+    const Part part = part_of(p, c.parts, n, c.M);
+    REAL *weights = c.weights + ((long long)t * c.B + b) * c.S, *context = c.both + ((long long)t * c.B + b) * (c.H + c.M) + c.H;
+    const Row r = row_of(bytes, c.A, c.scores_in_shared, weights);
+    const Kept rows = kept ? *kept : rows_of(c, b, part);
+    __syncthreads();
+    if (p == 0)
+        for (int s = n + thread; s < c.S; s += THREADS) weights[s] = 0;
     if (n == 0) {
-        for (int m = thread; m < c.M; m += THREADS) context[m] = 0;
+        for (int m = part.first + thread; m < part.end; m += THREADS) context[m] = 0;
         return;
     }
     long long apart;
@@ -122,31 +145,24 @@ __device__ __forceinline__ void attend(const Call &c, int t, int b, unsigned cha
         r.vector[d] = c.u ? additive_exp(q) : q;
     }
     __syncthreads();
-    for (int s = warp; s < n; s += WARPS * KEYS_AT_A_TIME)
-        if (c.u) additive_scores(c, r, query, b, s, n);
-        else dot_scores(c, r, b, s, n);
+    REAL *scores = c.parts == 1 ? r.scores : c.raw + (long long)b * c.S + part.from;
+    if (c.u) additive_scores(c, r, query, rows.keys, b, part, [=](int s, REAL score) { scores[s] = score; });
+    else dot_with_keys(r.vector, rows.keys, part.to - part.from, [=](int s, REAL score) { scores[s] = c.scale * score; });
+    if (c.parts > 1) return;
     __syncthreads();
-    // each warp finds the sum for itself
-    REAL largest = minus_infinity(REAL()), total = 0;
-    for (int s = lane; s < n; s += 32) largest = r.scores[s] > largest ? r.scores[s] : largest;
-    largest = warp_max(largest);
-    if (largest == minus_infinity(REAL())) largest = 0;
-    for (int s = lane; s < n; s += 32) total += softmax_exp(r.scores[s] - largest);
-    total = warp_sum(total);
-    if (total == 0) total = 1;
+    context_of(c, r, rows.summed, t, b, p, part, n);
+}
+
+// The second half of attention, where a row has several blocks.
+__device__ __forceinline__ void context_phase(const Call &c, const Kept *kept, int t, int b, int p, unsigned char *bytes) {
+    const int n = keys_of(c, t, b);
+    if (n == 0) return;
+    const Part part = part_of(p, c.parts, n, c.M);
+    const Row r = row_of(bytes, c.A, true, nullptr);
     __syncthreads();
-    for (int s = thread; s < n; s += THREADS) weights[s] = r.scores[s] = softmax_exp(r.scores[s] - largest) / total;
+    for (int s = threadIdx.x; s < n; s += THREADS) r.scores[s] = load_cg(c.raw + (long long)b * c.S + s);
     __syncthreads();
-    const REAL *memory = c.memory + (long long)b * c.S * c.M;
-    const bool whole = rows_of_four(c.memory, c.M);
-    sum_over_keys(
-        r.scratch, n, c.M,
-        [&](Four &sums, int s, int m) {
-            const Four value = load_four(memory + (long long)s * c.M, m, c.M, whole);
-#pragma unroll
-            for (int e = 0; e < 4; e++) sums.x[e] += r.scores[s] * value.x[e];
-        },
-        [&](int m, const Four &sums) { store_four(context, m, c.M, sums); });
+    context_of(c, r, kept ? kept->summed : rows_of(c, b, part).summed, t, b, p, part, n);
 }
 
 __device__ __forceinline__ void cell_phase(const Call &c, int t, unsigned char *bytes) {
@@ -201,16 +217,23 @@ __device__ __forceinline__ void cell_phase(const Call &c, int t, unsigned char *
 
 // ---------------------------------------------------------------- the kernels
 
-// Steps first to last, both included, of each the phases in `phases`: 1 queries, 2 attention, 4 cell.
+// Steps first to last, both included, of each the phases in `phases`: 1 queries, 2 scores, 4 contexts where a row has several parts, 8 cell.
+// keep_at: where, in bytes of shared memory, each block keeps its part of its row, for which there are blocks enough; 0: it does not.
 extern "C" __global__ void __launch_bounds__(THREADS)
-decoder_forward(REAL *both, REAL *cells, REAL *gates, REAL *queries, REAL *weights, const REAL *x_sums, const REAL *near_keys,
+decoder_forward(REAL *both, REAL *cells, REAL *gates, REAL *queries, REAL *weights, REAL *raw, const REAL *x_sums, const REAL *near_keys,
                 const unsigned char *far_keys, const REAL *keys, const REAL *memory, const REAL *u, const REAL *w_ih, const REAL *w_hh,
                 const REAL *b_ih, const REAL *b_hh, const REAL *w_query, const REAL *h_0, const REAL *c_0, const long long *lengths,
-                const long long *memory_lengths, int T, int B, int S, int I, int H, int M, int A, int scores_in_shared, REAL scale, int first,
-                int last, int phases, unsigned *counter) {
+                const long long *memory_lengths, int T, int B, int S, int I, int H, int M, int A, int scores_in_shared, int parts, REAL scale,
+                int first, int last, int phases, int keep_at, unsigned *counter) {
     FSQ_SHARED(bytes);
-    const Call c = {both, cells, gates, queries, weights, x_sums, near_keys, keys, memory, u, far_keys, w_ih, w_hh, b_ih, b_hh, w_query, h_0, c_0,
-                    lengths, memory_lengths, T, B, S, I, H, M, A, scores_in_shared, scale};
+    const Call c = {both, cells, gates, queries, weights, raw, x_sums, near_keys, keys, memory, u, far_keys, w_ih, w_hh, b_ih, b_hh, w_query, h_0,
+                    c_0, lengths, memory_lengths, T, B, S, I, H, M, A, scores_in_shared, parts, scale};
+    Kept kept;
+    if (keep_at && blockIdx.x < B * parts) {
+        const int b = blockIdx.x / parts, n = memory_lengths ? (int)memory_lengths[b] : S;
+        const Part part = part_of(blockIdx.x % parts, parts, n, M);
+        kept = keep(reinterpret_cast<REAL *>(bytes + keep_at), rows_of(c, b, part), part, n);
+    }
     unsigned passed = 0;
     for (int t = first; t <= last; t++) {
         if (phases & 1 && w_query) {
@@ -218,10 +241,16 @@ decoder_forward(REAL *both, REAL *cells, REAL *gates, REAL *queries, REAL *weigh
             grid_barrier(counter, passed);
         }
         if (phases & 2) {
-            for (int b = blockIdx.x; b < B; b += gridDim.x) attend(c, t, b, bytes);
+            for (int task = blockIdx.x; task < B * parts; task += gridDim.x)
+                scores_phase(c, keep_at ? &kept : nullptr, t, task / parts, task % parts, bytes);
             grid_barrier(counter, passed);
         }
-        if (phases & 4) {
+        if (phases & 4 && parts > 1) {
+            for (int task = blockIdx.x; task < B * parts; task += gridDim.x)
+                context_phase(c, keep_at ? &kept : nullptr, t, task / parts, task % parts, bytes);
+            grid_barrier(counter, passed);
+        }
+        if (phases & 8) {
             cell_phase(c, t, bytes);
             grid_barrier(counter, passed);
         }
