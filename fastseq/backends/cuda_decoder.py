@@ -255,7 +255,7 @@ def attention_decoder_backward(
     if w.u is None:
         _dot_backward(dmemory, dscores, cache)
     else:
-        _, dkeys, du = scores_backward(cache.queries, cache.keys, w.u, dscores, key_lengths=cache.lengths[1], need_dq=False)
+        dkeys, du = scores_backward(cache.queries, cache.keys, w.u, dscores, key_lengths=cache.lengths[1])
     dx, of_cell = _sums_backward(cache, dsums, loop)
     dw_query = None if w.w_query is None else _before(cache, dqueries, cupy.empty((A, H), dtype))
     of_all = DecoderWeights(*of_cell, gemm(dsum.T, cache.both.reshape(N, H + M)), bias_backward(dsum), dw_query, du)

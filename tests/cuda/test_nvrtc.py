@@ -21,9 +21,13 @@ ROWS = (
 COLUMNS = ("REAL=float W=4", "REAL=float W=2", "REAL=float W=1", "REAL=double W=2")
 # (file, macros, whether registers may spill). A new kernel gets a line for each kind of macros that its code depends on.
 TABLE = [
-    ("additive_attention.cu", "REAL=float QUERIES_OF_THREAD=2 QUERIES_OF_WARP=8", True),
-    ("additive_attention.cu", "REAL=float QUERIES_OF_THREAD=4 QUERIES_OF_WARP=16", True),
-    ("additive_attention.cu", "REAL=double QUERIES_OF_THREAD=2 QUERIES_OF_WARP=16", True),
+    ("additive_attention.cu", "REAL=float QUERIES_OF_THREAD=1", False),
+    ("additive_attention.cu", "REAL=float QUERIES_OF_THREAD=2", True),
+    ("additive_attention.cu", "REAL=float QUERIES_OF_THREAD=4", True),
+    ("additive_attention.cu", "REAL=double QUERIES_OF_THREAD=2", True),
+    ("additive_attention_backward.cu", "REAL=float QUERIES_OF_WARP=8", False),
+    ("additive_attention_backward.cu", "REAL=float QUERIES_OF_WARP=16", False),
+    ("additive_attention_backward.cu", "REAL=double QUERIES_OF_WARP=16", True),
     ("attention_decode.cu", "REAL=float PIECES=4 ROWS=1 WIDE=1", False),
     ("attention_decode.cu", "REAL=float PIECES=2 ROWS=8 WIDE=0", True),
     ("attention_decode.cu", "REAL=double PIECES=4 ROWS=4 WIDE=1", True),
