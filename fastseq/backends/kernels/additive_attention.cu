@@ -130,7 +130,7 @@ __device__ __forceinline__ void all_pairs(const Tile &tile, const REAL *q, const
     __syncthreads();
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 additive_forward(REAL *y, REAL *weights, const REAL *q, const REAL *k, const REAL *v, const REAL *u, const unsigned char *seen, const REAL *bias,
                  long long mask_batch, long long mask_query, long long mask_key, const long long *key_lengths, int Tq, int Tk, int D, int Dv,
                  int in_shared) {
@@ -200,7 +200,7 @@ additive_forward(REAL *y, REAL *weights, const REAL *q, const REAL *k, const REA
 }
 
 // dL/ds = w (dL/dw - sum_j w dL/dw) where w is not 0, with dL/dw_ij = dy_i . v_j + dweights_ij; dy and dweights may be null, for zeros.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 additive_dscores(REAL *ds, const REAL *weights, const REAL *dweights, const REAL *dy, const REAL *v, const long long *key_lengths, int Tq, int Tk,
                  int Dv, int in_shared) {
     FSQ_SHARED(bytes);
