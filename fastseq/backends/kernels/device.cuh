@@ -48,6 +48,34 @@ __device__ __forceinline__ unsigned short to_bf16(float x) { return (unsigned sh
 __device__ __forceinline__ float from_bf16(unsigned short x) { return __uint_as_float((unsigned)x << 16); }
 __device__ __forceinline__ float2 unpack_bf16(unsigned bits) { return make_float2(__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u)); }
 
+// Two floats as float16, to the nearest, ties to even, as pack_bf16 packs them; and one of them back.
+__device__ __forceinline__ unsigned pack_f16(float low, float high) {
+#ifndef FSQ_EMULATED
+    unsigned bits;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+#else
+    auto half = [](float x) {
+        _Float16 rounded = _Float16(x);
+        unsigned short bits;
+        __builtin_memcpy(&bits, &rounded, 2);
+        return isnan(x) ? 0x7fffu : unsigned(bits);
+    };
+    return half(low) | half(high) << 16;
+#endif
+}
+__device__ __forceinline__ float from_f16(unsigned short bits) {
+#ifndef FSQ_EMULATED
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+    return x;
+#else
+    _Float16 x;
+    __builtin_memcpy(&x, &bits, 2);
+    return float(x);
+#endif
+}
+
 // 2^x by the special function unit: 2 ulp, 0 for results below 2^-126.
 __device__ __forceinline__ float exp2_approx(float x) {
 #ifndef FSQ_EMULATED
@@ -132,6 +160,20 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const unsigned (&a)[4], 
     emu::mma<16>("mma_bf16", d, a, b, [](const unsigned *a, const unsigned *b, int g, int t, double (&left)[16][16], double (&right)[8][16]) {
         for (int e = 0; e < 8; e++) left[g + 8 * (e / 2 % 2)][2 * t + e % 2 + 8 * (e / 4)] = __uint_as_float(a[e / 2] >> 16 * (e % 2) << 16);
         for (int e = 0; e < 4; e++) right[g][2 * t + e % 2 + 8 * (e / 2)] = __uint_as_float(b[e / 2] >> 16 * (e % 2) << 16);
+    });
+#endif
+}
+
+// As mma_bf16, of float16.
+__device__ __forceinline__ void mma_f16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#ifndef FSQ_EMULATED
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    emu::mma<16>("mma_f16", d, a, b, [](const unsigned *a, const unsigned *b, int g, int t, double (&left)[16][16], double (&right)[8][16]) {
+        for (int e = 0; e < 8; e++) left[g + 8 * (e / 2 % 2)][2 * t + e % 2 + 8 * (e / 4)] = from_f16((unsigned short)(a[e / 2] >> 16 * (e % 2)));
+        for (int e = 0; e < 4; e++) right[g][2 * t + e % 2 + 8 * (e / 2)] = from_f16((unsigned short)(b[e / 2] >> 16 * (e % 2)));
     });
 #endif
 }
@@ -341,6 +383,60 @@ FSQ_CG4(float4, "f32", "f")
 #undef FSQ_CG1
 #undef FSQ_CG2
 #undef FSQ_CG4
+
+// Words that are their own flags: each element of a vector is a load or a store of its own, and all multiprocessors see those of one address
+// in one order.
+__device__ __forceinline__ uint4 load_relaxed(const uint4 *p) {
+#ifndef FSQ_EMULATED
+    uint4 v;
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
+    return v;
+#else
+    return *p;
+#endif
+}
+__device__ __forceinline__ void store_relaxed(uint4 *p, uint4 v) {
+#ifndef FSQ_EMULATED
+    asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+#else
+    *p = v;
+    emu::emu_progress();
+#endif
+}
+__device__ __forceinline__ void store_relaxed(unsigned *p, unsigned v) {
+#ifndef FSQ_EMULATED
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+#else
+    *p = v;
+    emu::emu_progress();
+#endif
+}
+// Between two looks at such a word.
+__device__ __forceinline__ void poll_again() {
+#ifdef FSQ_EMULATED
+    emu::emu_poll("poll_again");
+#endif
+}
+
+// Loads of what no one writes meanwhile, issued where they stand: their values are needed after a wait.
+__device__ __forceinline__ float load_early(const float *p) {
+#ifndef FSQ_EMULATED
+    float v;
+    asm volatile("ld.global.nc.L1::no_allocate.f32 %0, [%1];" : "=f"(v) : "l"(p));
+    return v;
+#else
+    return *p;
+#endif
+}
+__device__ __forceinline__ float4 load_early(const float4 *p) {
+#ifndef FSQ_EMULATED
+    float4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(p));
+    return v;
+#else
+    return *p;
+#endif
+}
 
 // ---------------------------------------------------------------- barriers of a part of the block
 

@@ -1,0 +1,161 @@
+"""The persistent kernels against the reference, whose W_ih is the unit matrix: x then is what the kernels take as products."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from fastseq.backends import cuda_persistent as persistent
+from fastseq.backends import precision, reference
+from fastseq.backends.recurrent import Weights, gates_of
+from tests.tolerance import assert_close
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes and options of one direction of a layer."""
+
+    cell: str
+    T: int
+    B: int
+    H: int
+    reverse: bool = False
+    options: str = "bias state lengths reset dy dh_n dc_n"
+
+
+@pytest.fixture
+def precise():
+    """Sets the precision for a test."""
+    yield precision.set_precision
+    precision.set_precision("highest")
+
+
+def inputs(case, seed=0):
+    """Arrays by name; None for those that the options leave out."""
+    rng = np.random.default_rng(seed)
+    T, B, H, G = case.T, case.B, case.H, gates_of(case.cell)
+
+    def normal(option, *shape, spread=0.5):
+        return (spread * rng.standard_normal(shape)).astype(np.float32) if option in case.options else None
+
+    return {
+        "xp": normal("", T, B, G * H),
+        "w_hh": normal("", G * H, H, spread=1 / np.sqrt(H)),
+        "b_ih": normal("bias", G * H),
+        "b_hh": normal("bias", G * H),
+        "h_0": normal("state", B, H, spread=3.0),
+        "c_0": normal("state", B, H) if case.cell == "lstm" else None,
+        "lengths": rng.integers(0 if B > 1 else T, T + 1, B) if "lengths" in case.options else None,
+        "reset": rng.random((T, B)) < 0.3 if "reset" in case.options else None,
+        "dy": normal("dy", T, B, H),
+        "dh_n": normal("dh_n", B, H),
+        "dc_n": normal("dc_n", B, H) if case.cell == "lstm" else None,
+    }
+
+
+def wanted(case, a):
+    """All results by the reference, in float64."""
+    a = {k: v.astype(np.float64) if v is not None and v.dtype == np.float32 else v for k, v in a.items()}
+    H, d = case.H, int(case.reverse)
+    w = Weights(np.eye(a["xp"].shape[-1]), a["w_hh"], a["b_ih"], a["b_hh"])
+    if w.b_ih is None:
+        w = w._replace(b_ih=np.zeros(len(w.w_ih)), b_hh=np.zeros(len(w.w_ih)))
+    packed = reference.recurrent_pack(case.cell, (w,) * (d + 1))
+
+    def both(x, axis):  # the other direction has zeros
+        return None if x is None else np.stack([x] * (d + 1), axis)
+
+    y, h_n, c_n, _, cache = reference.recurrent_forward(
+        a["xp"], both(a["h_0"], 0), both(a["c_0"], 0), packed, lengths=a["lengths"], reset=a["reset"], training=True
+    )
+    dy = None
+    if a["dy"] is not None:
+        dy = np.concatenate([np.zeros_like(a["dy"])] * d + [a["dy"]], axis=2)
+    back = reference.recurrent_backward(
+        cache, dy, *(None if x is None else np.stack([np.zeros_like(x)] * d + [x]) for x in (a["dh_n"], a["dc_n"]))
+    )
+    found = {
+        "y": y[..., d * H :], "h_n": h_n[d], "dgates": back["dx"], "dh_0": back["dh_0"][d],
+        "dw_hh": back["weights"][d].w_hh, "db_hh": back["weights"][d].b_hh,
+    }  # fmt: skip
+    return found | ({"c_n": c_n[d], "dc_0": back["dc_0"][d]} if case.cell == "lstm" else {})
+
+
+def states_before(case, a, y):
+    """h_{t-1} of each step that is run, 0 elsewhere."""
+    T, B, H = y.shape
+    h_0 = np.zeros((B, H)) if a["h_0"] is None else a["h_0"]
+    lengths = np.full(B, T) if a["lengths"] is None else a["lengths"]
+    before = np.zeros((T, B, H))
+    for b, n in enumerate(lengths):
+        for t in range(n):
+            first, previous = (t == n - 1, t + 1) if case.reverse else (t == 0, t - 1)
+            later = t + 1 if case.reverse else t
+            if a["reset"] is not None and later < n and a["reset"][later, b]:
+                continue
+            before[t, b] = h_0[b] if first else y[previous, b]
+    return before
+
+
+def got(case, a, to_gpu, cuts=(None, None)):
+    """All results by the kernels."""
+    g = {k: None if v is None else to_gpu(v) for k, v in a.items()}
+    b = None if a["b_ih"] is None else (g["b_ih"], g["b_hh"])
+    y, h_n, c_n, saved = persistent.forward(
+        case.cell, g["xp"], g["w_hh"], b, g["h_0"], g["c_0"], g["lengths"], g["reset"], case.reverse, True, cut=cuts[0]
+    )
+    plain = persistent.forward(
+        case.cell, g["xp"], g["w_hh"], b, g["h_0"], g["c_0"], g["lengths"], g["reset"], case.reverse, False, cut=cuts[0]
+    )
+    assert plain[0].get().tobytes() == y.get().tobytes()
+    assert plain[3] is None
+    results = [
+        [x if x is None else x.get() for x in persistent.backward(case.cell, saved, g["w_hh"], g["dy"], g["dh_n"], g["dc_n"], cut=cuts[1])]
+        for _ in range(2)
+    ]
+    dgates, dgates_h, dh_0, dc_0 = results[0]
+    assert all(x is None if x is None else x.tobytes() == z.tobytes() for x, z in zip(*results, strict=True))
+    y = y.get()
+    width = dgates_h.shape[-1]
+    flat = dgates_h.reshape(-1, width).astype(np.float64)
+    dw = (flat.T @ states_before(case, a, y).reshape(-1, case.H)).astype(np.float32)
+    found = {"y": y, "h_n": h_n.get(), "dgates": dgates, "dh_0": dh_0, "dw_hh": dw, "db_hh": flat.sum(0).astype(np.float32)}
+    if case.cell == "gru":
+        assert c_n is None
+        assert dc_0 is None
+        return found
+    return found | {"c_n": c_n.get(), "dc_0": dc_0}
+
+
+def check(case, to_gpu, kind="highest", cuts=(None, None)):
+    """Compares every result."""
+    a = inputs(case)
+    want, have = wanted(case, a), got(case, a, to_gpu, cuts)
+    assert want.keys() == have.keys()
+    for name, value in have.items():
+        if kind == "highest":
+            if want[name].any():
+                assert_close(value, want[name], terms=case.T * (case.H * 4 + case.B + 16), name=name)
+            else:
+                np.testing.assert_array_equal(value, want[name])
+        else:
+            size = np.sqrt(np.mean(want[name] ** 2))
+            assert np.abs(value - want[name]).max() <= 2**-8 * max(size, 1e-30), name
+
+
+CASES = [
+    Case("lstm", 5, 3, 20),
+    Case("gru", 5, 3, 20),
+    Case("lstm", 4, 2, 17, reverse=True),
+    Case("gru", 4, 2, 18, reverse=True),
+    Case("lstm", 3, 2, 16, options=""),
+    Case("gru", 3, 1, 16, options="dy"),
+    Case("lstm", 1, 1, 1),
+    Case("lstm", 6, 20, 40, options="bias lengths dc_n"),
+    Case("gru", 6, 20, 40, options="bias state reset dy"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_results_are_the_references(case, to_gpu):
+    check(case, to_gpu)
