@@ -76,7 +76,7 @@ class Tensor:
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         if isinstance(data, Tensor):
             raise TypeError("data: expected an array, got a Tensor; pass tensor.data")
-        if type(data) is not np.ndarray and not is_gpu(data):
+        if type(data) is not np.ndarray:
             data = _as_array(data)
         if requires_grad and data.dtype not in _FLOATS:
             raise TypeError(f"requires_grad: only float32 and float64 arrays have gradients, got {data.dtype}")
@@ -171,8 +171,12 @@ class Tensor:
         return f"{type(self).__name__}({self.data!r}{', requires_grad=True' if self.requires_grad else ''})"
 
 
-def _as_array(data: Any) -> np.ndarray:
+def _as_array(data: Any) -> Array:
     """What is not an array yet as one, unless something would be lost."""
+    if isinstance(data, np.generic):
+        return np.asarray(data)
+    if is_gpu(data):
+        return data
     if isinstance(data, np.ma.MaskedArray):
         raise TypeError("data: expected a plain array, got a masked one; fill it first")
     if hasattr(data, "__cuda_array_interface__"):

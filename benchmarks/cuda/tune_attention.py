@@ -175,7 +175,7 @@ class Problem:
         self.plan = self.prepare()
 
     def prepare(self) -> Any:
-        return cuda_attention_mma.prepare(self.q, self.k, self.v, self.call)
+        return cuda_attention_mma.prepare(self.q, self.k, self.v, self.call, backward=True)
 
     def guard(self) -> None:
         cuda_attention_tiles.forward(self.y, self.lse, None, self.q, self.k, self.v, self.call, self.plan.special)
@@ -185,7 +185,7 @@ class Problem:
         launch, kept = cuda_attention_mma._launch, []
         cuda_attention_mma._launch = lambda s, *rest: kept.append((s, *rest)) if s == side else None
         try:
-            cuda_attention_mma.forward(self.y, self.lse, self.plan, self.call)
+            cuda_attention_mma.forward(self.y, self.lse, self.q, self.plan, self.call)
             cuda_attention_mma.backward(self.outputs, self.y, self.lse, self.dy, self.plan, self.call)
         finally:
             cuda_attention_mma._launch = launch

@@ -102,7 +102,7 @@ def additive(B: int, Tq: int, Tk: int, D: int) -> None:
     alone = seconds(lambda: cuda_additive.scores_backward(q, k, u, ds, key_lengths=None))
     units = B * Tq * Tk * D / (32 * properties().multiprocessors * 1.7e9)
     copy = seconds(weights.copy)[0]
-    print(f"  dq, dk and du alone {us(alone[0])} (host {us(alone[1])}); 32 units a cycle take {us(units)}, a copy of the weights {us(copy)}")
+    print(f"  dk and du alone {us(alone[0])} (host {us(alone[1])}); 32 units a cycle take {us(units)}, a copy of the weights {us(copy)}")
 
 
 # ---------------------------------------------------------------- the decoder

@@ -42,8 +42,8 @@ def attention_forward(
         return y, lse, None
     run_if = None
     if mma.takes(call) and not options.tiles and not weights:
-        plan = mma.prepare(q, k, v, call)
-        mma.forward(y, lse, plan, call)
+        plan = mma.prepare(q, k, v, call, backward=False)
+        mma.forward(y, lse, q, plan, call)
         run_if = plan.special
     tiles.forward(y, lse, w, q, k, v, call, run_if)
     return y, lse, w
@@ -73,7 +73,7 @@ def attention_backward(
     given = None if dweights is None else (contiguous(weights), contiguous(dweights))
     run_if = None
     if mma.takes(call) and not options.tiles and given is None:
-        plan = mma.prepare(q, k, v, call)
+        plan = mma.prepare(q, k, v, call, backward=True)
         mma.backward(gradients, y, lse, dy, plan, call)
         run_if = plan.special
     tiles.backward(gradients, q, k, v, y, lse, dy, given, call, run_if)

@@ -104,17 +104,17 @@ def _prepare(device: int, name: str, form: int, dim: int) -> Any:
     return kernel("attention_prepare.cu", name, REAL="float", FORMAT=form, DIM=dim)
 
 
-def prepare(q: Array, k: Array, v: Array, call: Call) -> _Plan:
-    """The operands as tensor cores read them, and whether any of them is not finite."""
+def prepare(q: Array, k: Array, v: Array, call: Call, *, backward: bool) -> _Plan:
+    """Keys, values and, for the backward pass, queries as tensor cores read them, and whether any of them is not finite."""
     form, widest = _FORMATS[cuda_launch.precision()], max(call.D, call.Dv)
     dim = next(n for n in _DIMS if n >= widest)
     kind, size = (np.uint16, 2) if form == 16 else (np.float32, 4)
     n_q, n_k = call.tile_rows
     device = cupy.cuda.runtime.getDevice()
-    to_q, to_k, to_v = cupy.empty((n_q, dim), kind), cupy.empty((n_k, dim), kind), cupy.empty((n_k, dim), kind)
+    to_k, to_v, to_q = cupy.empty((n_k, dim), kind), cupy.empty((n_k, dim), kind), cupy.empty((n_q, dim), kind) if backward else None
     special = cupy.zeros(1, np.int32)
-    blocks = -(-max(n_q, n_k) * dim * size // (16 * _PREPARE_THREADS))
-    _prepare(device, "attention_prepare", form, dim)((blocks, 3), _PREPARE_THREADS, (to_q, to_k, to_v, special, q, k, v, call.problem))
+    grid = -(-(max(n_q, n_k) if backward else n_k) * dim * size // (16 * _PREPARE_THREADS)), 3 if backward else 2
+    _prepare(device, "attention_prepare", form, dim)(grid, _PREPARE_THREADS, (to_k, to_v, to_q, special, k, v, q, call.problem))
     return _Plan(device, form, dim, to_q, to_k, to_v, special)
 
 
@@ -124,9 +124,9 @@ def _launch(side: str, plan: _Plan, call: Call, arrays: tuple[Any, ...]) -> None
     cut.run(call.B * heads * -(-T // cut.rows), cut.threads, (*arrays, plan.special, call.problem), cut.shared)
 
 
-def forward(y: Array, lse: Array | None, plan: _Plan, call: Call) -> None:
-    """y and lse, if nothing special was found."""
-    _launch("forward", plan, call, (y, lse, plan.q, plan.k, plan.v))
+def forward(y: Array, lse: Array | None, q: Array, plan: _Plan, call: Call) -> None:
+    """y and lse, if nothing special was found. A query that is not finite has its own row alone."""
+    _launch("forward", plan, call, (y, lse, q, plan.k, plan.v))
 
 
 def backward(gradients: tuple[Array, Array, Array, Array | None], y: Array, lse: Array, dy: Array, plan: _Plan, call: Call) -> None:

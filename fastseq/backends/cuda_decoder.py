@@ -5,6 +5,7 @@ A step's phases depend on each other across the whole batch, so all steps run in
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import cupy
@@ -97,8 +98,12 @@ class _Loop:
         """All steps by one launch, or, where blocks cannot wait for each other, by one for each phase; to the same bits."""
         arguments = *arguments, self.scores_in_shared, self.parts, scale
         if cooperative():
-            self.whole(steps, arguments, sum(_PHASES))
-            return
+            try:
+                self.whole(steps, arguments, sum(_PHASES))
+                return
+            except cupy.cuda.driver.CUDADriverError as error:
+                if "COOPERATIVE_LAUNCH_TOO_LARGE" not in str(error):  # other programs have some of the multiprocessors
+                    raise
         single = kernel(self.file, self.name, **self.macros)
         for t in steps:
             for phase in _PHASES:
@@ -162,7 +167,12 @@ def _variants(B: int, item: int) -> list[tuple[int, int]]:
 
 def cooperative() -> bool:
     """Whether the device launches kernels whose blocks wait for each other."""
-    return bool(cupy.cuda.Device().attributes["CooperativeLaunch"])
+    return _cooperative(cupy.cuda.runtime.getDevice())
+
+
+@functools.cache
+def _cooperative(device: int) -> bool:
+    return bool(cupy.cuda.Device(device).attributes["CooperativeLaunch"])
 
 
 # ---------------------------------------------------------------- forward
@@ -255,7 +265,7 @@ def attention_decoder_backward(
     if w.u is None:
         _dot_backward(dmemory, dscores, cache)
     else:
-        _, dkeys, du = scores_backward(cache.queries, cache.keys, w.u, dscores, key_lengths=cache.lengths[1], need_dq=False)
+        dkeys, du = scores_backward(cache.queries, cache.keys, w.u, dscores, key_lengths=cache.lengths[1])
     dx, of_cell = _sums_backward(cache, dsums, loop)
     dw_query = None if w.w_query is None else _before(cache, dqueries, cupy.empty((A, H), dtype))
     of_all = DecoderWeights(*of_cell, gemm(dsum.T, cache.both.reshape(N, H + M)), bias_backward(dsum), dw_query, du)

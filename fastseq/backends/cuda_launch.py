@@ -11,6 +11,8 @@ import functools
 import re
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -158,7 +160,7 @@ def gemm(a: Array, b: Array, out: Array | None = None, *, accumulate: bool = Fal
 
     Each array has elements next to each other along one of its last two axes (out: along the last); the other stride is free. Arrays
     of uint16 hold bfloat16 numbers, and their product is float32. Everything else has one dtype: float64 is multiplied exactly, float32
-    as `precision()` says. May be captured into a graph, on one stream at a time: cuBLAS's scratch is shared.
+    as `precision()` says. May be captured into a graph: inside of `scratch`.
     """
     M, K, N = a.shape[-2], a.shape[-1], b.shape[-1]
     kind = a.dtype.char
@@ -191,9 +193,11 @@ class _Handles(threading.local):
 
     def __init__(self) -> None:
         self.of_device: dict[int, list[int]] = {}
+        self.scratch: Array | None = None
 
 
 _handles = _Handles()
+_NO_STREAM = -1
 
 
 def _cublas(name: str, *arguments: int) -> None:
@@ -208,6 +212,8 @@ def _cublas(name: str, *arguments: int) -> None:
     if handle[1] != stream:
         _ok("cublasSetStream_v2", functions["cublasSetStream_v2"](handle[0], stream))
         handle[1] = stream
+        if _handles.scratch is not None:
+            _ok("cublasSetWorkspace_v2", functions["cublasSetWorkspace_v2"](handle[0], _handles.scratch.data.ptr, _handles.scratch.nbytes))
     _ok(name, functions[name](handle[0], *arguments))
 
 
@@ -227,6 +233,7 @@ def _cublas_functions() -> dict[str, Any]:
     types: dict[str, list[Any]] = {
         "cublasCreate_v2": [pointer],
         "cublasSetStream_v2": [pointer, pointer],
+        "cublasSetWorkspace_v2": [pointer, pointer, ctypes.c_size_t],
         "cublasGemmEx": [*sizes, *matrix, *matrix, pointer, *matrix, number, number],
         "cublasGemmStridedBatchedEx": [*sizes, *matrix, step, *matrix, step, pointer, *matrix, step, number, number, number],
     }
@@ -235,6 +242,27 @@ def _cublas_functions() -> dict[str, Any]:
         found[name] = getattr(library, name)
         found[name].argtypes = arguments
     return found
+
+
+def scratch_bytes() -> int:
+    """What cuBLAS takes by itself, for the generation of the current device: with as much it chooses the same kernels."""
+    return (32 if properties().capability >= 90 else 4) << 20
+
+
+@contextmanager
+def scratch(memory: Array) -> Iterator[None]:
+    """Lets the thread's products use `memory`, for graphs: into a captured stream cuBLAS itself puts an allocation before a product."""
+    _change_scratch(memory)
+    try:
+        yield
+    finally:
+        _change_scratch(None)
+
+
+def _change_scratch(memory: Array | None) -> None:
+    _handles.scratch = memory
+    for handle in _handles.of_device.values():
+        handle[1] = _NO_STREAM  # the next product sets its stream, which takes back cuBLAS's own scratch
 
 
 def _layout(x: Array) -> tuple[int, int]:

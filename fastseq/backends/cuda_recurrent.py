@@ -1,8 +1,7 @@
 """Recurrent layers on a GPU: x's products for all steps at once, a loop of products and fused cells, and the weights' gradients at once.
 
 The loop is a plan's (`cuda_recurrent_plan.py`), recorded as a CUDA graph from its second run on; what it reads is copied into the plan and
-what it gives out of it. LSTMs and GRUs without options whose weights fit a GPU's registers and shared memory run in one kernel for all
-steps instead (`cuda_persistent.py`).
+what it gives out of it.
 """
 
 from __future__ import annotations
@@ -80,10 +79,10 @@ def recurrent_forward(
     lengths, reset = (None if a is None else contiguous(cupy.asarray(a)) for a in (lengths, reset))
     call = Call(packed.dense(), contiguous(x), lengths, reset, noise)
     lstm = packed.cell == "lstm"
+    h_0, c_0 = (None if state is None else contiguous(state) for state in (h_0, c_0 if lstm else None))
     y = cupy.empty((T, B, D * P), x.dtype)
     cells = cupy.empty((D, T, B, H), x.dtype) if lstm and states else None
     h_n, c_n = cupy.empty((D, B, P), x.dtype), cupy.empty((D, B, H), x.dtype) if lstm else None
-    h_0, c_0 = (None if state is None else contiguous(state) for state in (h_0, c_0 if lstm else None))
     if 0 in (T, B, P, H):
         for last, first in ((h_n, h_0), (c_n, c_0)):
             if last is not None:
@@ -253,6 +252,9 @@ def _backward(
         dstates[...] = w.dstates
     directions = cache.call.packed.directions[part.first : part.first + part.D]
     x = cache.call.x[part.start : part.start + part.T]
+    if need_weights:
+        rows = x.reshape(part.T * x.shape[1], x.shape[2])
+        x = cuda_recurrent_weights.without_padding(rows, cache.call.lengths, part.T, x.shape[1], part.start).reshape(x.shape)
     return cuda_recurrent_weights.gradients(plan, w, directions, x, dx, need_weights)
 
 

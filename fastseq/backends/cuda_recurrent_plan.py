@@ -97,7 +97,6 @@ class Plan:
         names = ["forward", "backward"]
         names += ["forward_reset", "backward_reset"] if self.gated else ["norm_rows", "norm_rows_backward"] if self.normed else []
         self._cell = {name: kernel(cells, name, CELL=CELLS.index(shape.cell), **macros) for name in names}
-        self._macros = macros | {"CELL": CELLS.index("mut3" if shape.cell == "mut3" else "lstm")}  # the ends know no other difference
 
     # ---------------------------------------------------------------- memory
 
@@ -168,14 +167,13 @@ class Plan:
 
     # ---------------------------------------------------------------- launches
 
-    def end(self, name: str, file: str = "recurrent_ends.cu") -> Kernel:
+    def end(self, name: str) -> Kernel:
         """A kernel of those around the loop."""
-        return kernel(file, name, **self._macros)
+        return end_kernel(name, self.dtype, self.shape.cell)
 
     def by_units(self, function: Kernel, rows: int, width: int, *arguments: Any) -> None:
         """A launch with a thread for each row and unit; the struct is its first argument."""
-        threads = min(_THREADS, -(-width // 32) * 32)
-        function(rows * -(-width // threads), threads, (self.struct, *arguments))
+        by_units(function, rows, width, (self.struct, *arguments))
 
     def by_rows(self, name: str, rows: int, arguments: tuple[Any, ...]) -> None:
         """A launch of one of layer norm's kernels, with a block for each row."""
@@ -327,6 +325,17 @@ class Gradients:
             plan.point(name, getattr(self, name))
         plan.point("dcells", self.dcells if dcells else None)
         plan.point("dstates", self.dstates if dstates else None)
+
+
+def end_kernel(name: str, dtype: Any, cell: str = "lstm") -> Kernel:
+    """A kernel of kernels/recurrent_ends.cu; of the cells it knows MUT3, whose second operand it makes."""
+    return kernel("recurrent_ends.cu", name, CELL=CELLS.index("mut3" if cell == "mut3" else "lstm"), **macros_of(dtype))
+
+
+def by_units(function: Kernel, rows: int, width: int, arguments: tuple[Any, ...]) -> None:
+    """A launch with a thread for each row and unit."""
+    threads = min(_THREADS, -(-width // 32) * 32)
+    function(rows * -(-width // threads), threads, arguments)
 
 
 def transposed(x: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict
 from typing import Any
@@ -52,6 +53,8 @@ class Lease:
 
     def end(self) -> None:
         """Gives the plan back. The caller has launched its last kernel on it."""
+        if sys.is_finalizing():
+            return
         with _lock:
             if _shelves.get(self.home) is self._shelf and len(self._shelf.spare) < _SPARE:
                 self._shelf.spare.append(self.plan)

@@ -8,7 +8,7 @@ import cupy
 import numpy as np
 
 from fastseq.backends.cuda_graph import Loop
-from fastseq.backends.cuda_launch import contiguous
+from fastseq.backends.cuda_launch import contiguous, precision
 from fastseq.backends.cuda_recurrent_call import Packed
 from fastseq.backends.cuda_recurrent_plan import Plan, Shape
 from fastseq.backends.recurrent import Weights
@@ -35,7 +35,7 @@ class RecurrentStream:
                 raise ValueError(f"layers: {described(packed)} do not go above {described(layers[0])}")
         self._x = cupy.empty((1, batch_size, self.input_size), self.dtype)
         self._plans = [self._plan(packed) for packed in layers]
-        self._loop = Loop()
+        self._loops: dict[str, Loop] = {}  # by the precision of their products
         self.reset()
         self.weights = tuple([Weights(*[None if a is None else contiguous(a.copy()) for a in packed.directions[0]]) for packed in layers])
         self.load(layers)
@@ -76,11 +76,12 @@ class RecurrentStream:
         """h of the top layer after the next step, (B, P), for x (B, I): a fresh array, or `out`, and then nothing is allocated."""
         x = self._converted("x", x, (self.batch_size, self.input_size))
         shape = self.batch_size, self.output_size
-        if out is not None and not (isinstance(out, cupy.ndarray) and out.dtype == self.dtype and out.shape == shape and out.flags.c_contiguous):
-            came = f"{out.dtype} {out.shape} with strides {out.strides}" if isinstance(out, cupy.ndarray) else type(out).__name__
-            raise (ValueError if isinstance(out, cupy.ndarray) else TypeError)(f"out: expected a {self.dtype} CuPy array {shape} in C order, got {came}")
+        if out is not None and not isinstance(out, cupy.ndarray):
+            raise TypeError(f"out: expected a {self.dtype} CuPy array {shape} in C order, got {type(out).__name__}")
+        if out is not None and (out.dtype != self.dtype or out.shape != shape or not out.flags.c_contiguous):
+            raise ValueError(f"out: expected a {self.dtype} CuPy array {shape} in C order, got {out.dtype} {out.shape} with strides {out.strides}")
         self._x[0] = x
-        self._loop.run(self._launch, range(1))
+        self._loops.setdefault(precision(), Loop()).run(self._launch, range(1))
         y = cupy.empty(shape, self.dtype) if out is None else out
         y[...] = self._plans[-1].h[0]
         return y
@@ -106,7 +107,10 @@ class RecurrentStream:
         if lstm and (not isinstance(value, (tuple, list)) or len(value) != 2):
             raise TypeError(f"state: expected (h, c), got {type(value).__name__}")
         named = (("state: h", value[0], self.output_size), ("state: c", value[1], self.hidden_size)) if lstm else (("state", value, self.output_size),)
-        found = [self._converted(name, a, (B, n) if L == 1 and getattr(a, "ndim", 3) == 2 else (L, B, n)).reshape(L, B, n) for name, a, n in named]
+        found = []
+        for name, a, n in named:
+            shape = (B, n) if L == 1 and getattr(a, "ndim", 3) == 2 else (L, B, n)
+            found.append(self._converted(name, a, shape).reshape(L, B, n))
         for k, plan in enumerate(self._plans):
             plan.h[0] = found[0][k]
             if lstm:

@@ -6,9 +6,9 @@ from typing import Any
 
 import cupy
 
-from fastseq.backends.cuda_launch import gemm
-from fastseq.backends.cuda_recurrent_plan import Gradients, Plan
-from fastseq.backends.recurrent import Weights
+from fastseq.backends.cuda_launch import Kernel, gemm, int64, kernel, macros_of
+from fastseq.backends.cuda_recurrent_plan import Gradients, Plan, by_units, end_kernel
+from fastseq.backends.recurrent import CELLS, Weights
 
 Array = Any
 
@@ -19,14 +19,9 @@ _CHUNKS = 256
 def gradients(
     plan: Plan, w: Gradients, directions: tuple[Weights, ...], x: Array, dx: Array | None, need_weights: bool
 ) -> list[Weights | None]:
-    """Those of the weights of each direction; dx (T, B, I) gets x's, the reverse direction's added to it."""
+    """Those of the weights of each direction, where x (T, B, I) has no padding; dx gets x's, the reverse direction's added to it."""
     T, B, I = x.shape
-    x = clean = x.reshape(T * B, I)
     found: list[Weights | None] = []
-    if need_weights and plan.flags is not None:  # what stands where a row has no step may be no number
-        clean = cupy.empty_like(x)
-        if I:
-            plan.by_units(plan.end("masked"), T * B, I, clean, x, I)
     for d, weights in enumerate(directions):
         dp, dr = (a[d].reshape(T * B, -1) for a in (w.dp, w.dr))
         grads: dict[str, Array] = {}
@@ -40,7 +35,7 @@ def gradients(
             arguments = dp, plan.x_sums[d], plan.x_stats[d], weights.ln_ih_weight, flags, dp.shape[1]
             plan.by_rows("norm_rows_backward", T * B, arguments)
         if need_weights:
-            grads["w_ih"] = gemm(dp.T, clean)
+            grads["w_ih"] = gemm(dp.T, x.reshape(T * B, I))
             found.append(Weights(*[None if value is None else grads[name] for name, value in weights._asdict().items()]))
         if dx is not None:
             gemm(dp, weights.w_ih, dx.reshape(T * B, I), accumulate=plan.shape.first + d > 0)
@@ -63,59 +58,68 @@ def _of_w_hh(plan: Plan, d: int, dr: Array) -> Array:
     return out
 
 
-class _Sums:
-    """Launches of the two stages of kernels/recurrent_sums.cu."""
+class Sums:
+    """Over the rows (T B) of one direction, in the two stages of kernels/recurrent_sums.cu."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._rows = plan.shape.T * plan.shape.B
-        self._chunk = max(32, -(-self._rows // _CHUNKS))
-        self._chunks = -(-self._rows // self._chunk)
+    def __init__(self, rows: int, dtype: Any) -> None:
+        self._rows, self._dtype = rows, dtype
+        self._chunk = max(32, -(-rows // _CHUNKS))
+        self._chunks = -(-rows // self._chunk)
+
+    def _kernel(self, name: str) -> Kernel:
+        return kernel("recurrent_sums.cu", name, CELL=CELLS.index("lstm"), **macros_of(self._dtype))
 
     def _added(self, parts: Array) -> Array:
         out = cupy.empty(parts.shape[-1], parts.dtype)
-        self._plan.end("add_chunks", "recurrent_sums.cu")(-(-out.size // _COLUMNS), _COLUMNS, (out, parts, self._chunks, out.size))
+        self._kernel("add_chunks")(-(-out.size // _COLUMNS), _COLUMNS, (out, parts, self._chunks, out.size))
         return out
 
-    def _parts(self, *sizes: int) -> Array:
-        return cupy.empty(sizes, self._plan.dtype)
-
-    def plain(self, dy: Array, d: int, x: Array | None = None, stats: Array | None = None) -> list[Array]:
+    def columns(self, dy: Array, x: Array | None = None, stats: Array | None = None, flags: Array | None = None) -> list[Array]:
         """The sum of dy's rows, and with x and its statistics that of dy times the normal numbers."""
-        N, flags = dy.shape[-1], self._plan.flags
-        parts = self._parts(1 if x is None else 2, self._chunks, N)
-        width = 0 if stats is None else stats.shape[-1]
-        arguments = parts, dy, x, stats, width, None if flags is None else flags[d], self._rows, N, self._chunk
-        self._plan.end("columns", "recurrent_sums.cu")((-(-N // _COLUMNS), self._chunks), _COLUMNS, arguments)
+        N = dy.shape[-1]
+        parts = cupy.empty((1 if x is None else 2, self._chunks, N), self._dtype)
+        arguments = parts, dy, x, stats, 0 if stats is None else stats.shape[-1], flags, self._rows, N, self._chunk
+        self._kernel("columns")((-(-N // _COLUMNS), self._chunks), _COLUMNS, arguments)
         return [self._added(part) for part in parts]
 
-    def by_units(self, name: str, d: int, *sizes: int) -> Array:
-        """What one of the kernels that go through the cells again leaves: parts of these sizes."""
-        parts = self._parts(*sizes)
-        grid = -(-self._plan.shape.H // _COLUMNS), self._chunks
-        self._plan.end(name, "recurrent_sums.cu")(grid, _COLUMNS, (self._plan.struct, parts, d, self._chunk))
+    def of_cells(self, name: str, plan: Plan, d: int, sums: int) -> Array:
+        """Parts (sums, chunks, H), or what the kernel makes of them, for which the plan's cells are gone through again."""
+        parts = cupy.empty((sums, self._chunks, plan.shape.H), self._dtype)
+        self._kernel(name)((-(-plan.shape.H // _COLUMNS), self._chunks), _COLUMNS, (plan.struct, parts, d, self._chunk))
         return parts
 
-    def peepholes(self, d: int) -> Array:
-        return self._added(self.by_units("peephole_columns", d, self._chunks, 3 * self._plan.shape.H)).reshape(3, -1)
+    def peepholes(self, plan: Plan, d: int) -> Array:
+        """(3, H)."""
+        parts = self.of_cells("peephole_columns", plan, d, 3)
+        return self._added(parts.reshape(self._chunks, 3 * plan.shape.H)).reshape(3, -1)
 
-    def norm_c(self, d: int) -> list[Array]:
-        return [self._added(part) for part in self.by_units("norm_c_columns", d, 2, self._chunks, self._plan.shape.H)]
+    def norm_c(self, plan: Plan, d: int) -> list[Array]:
+        """Of the bias and the gain."""
+        return [self._added(part) for part in self.of_cells("norm_c_columns", plan, d, 2)]
+
+
+def without_padding(x: Array, lengths: Array | None, T: int, B: int, start: int = 0) -> Array:
+    """x (T B, I) with zeros where a row has no step: what stands there may be no number."""
+    if lengths is None or 0 in x.shape:
+        return x
+    out = cupy.empty_like(x)
+    by_units(end_kernel("masked", x.dtype), T * B, x.shape[1], (out, x, lengths, B, x.shape[1], int64(start)))
+    return out
 
 
 def _add_vectors(plan: Plan, w: Gradients, d: int, weights: Weights, grads: dict[str, Array]) -> None:
     """Biases, peepholes, and layer norms' gains and biases."""
-    sums = _Sums(plan)
+    sums, flags = Sums(plan.shape.T * plan.shape.B, plan.dtype), None if plan.flags is None else plan.flags[d]
     if plan.normed:
-        grads["b_hh"], grads["ln_hh_weight"] = sums.plain(w.dq[d], d, plan.q[d], plan.stats[d])
-        grads["b_ih"], grads["ln_ih_weight"] = sums.plain(w.dp[d], d, plan.x_sums[d], plan.x_stats[d])
+        grads["b_hh"], grads["ln_hh_weight"] = sums.columns(w.dq[d], plan.q[d], plan.stats[d], flags)
+        grads["b_ih"], grads["ln_ih_weight"] = sums.columns(w.dp[d], plan.x_sums[d], plan.x_stats[d], flags)
         grads["ln_hh_bias"], grads["ln_ih_bias"] = grads["b_hh"].copy(), grads["b_ih"].copy()
     else:
         if weights.b_hh is not None or (weights.b_ih is not None and plan.shape.cell != "gru"):
-            grads["b_hh"] = sums.plain(w.dq[d], d)[0]
+            grads["b_hh"] = sums.columns(w.dq[d])[0]
         if weights.b_ih is not None:
-            grads["b_ih"] = sums.plain(w.dp[d], d)[0] if plan.shape.cell == "gru" else grads["b_hh"].copy()
+            grads["b_ih"] = sums.columns(w.dp[d])[0] if plan.shape.cell == "gru" else grads["b_hh"].copy()
     if weights.w_ch is not None:
-        grads["w_ch"] = sums.peepholes(d)
+        grads["w_ch"] = sums.peepholes(plan, d)
     if plan.normed and plan.shape.cell == "lstm":
-        grads["ln_c_bias"], grads["ln_c_weight"] = sums.norm_c(d)
+        grads["ln_c_bias"], grads["ln_c_weight"] = sums.norm_c(plan, d)

@@ -95,7 +95,8 @@ def attention_decoder(
 
     Notes
     -----
-    Denormal numbers are flushed to zero inside. Step by step, with the state handed on, the results have the same bits.
+    Denormal numbers are flushed to zero inside. Step by step, with the state handed on, the results have the same
+    bits on the CPU; on a GPU they agree to rounding.
 
     Examples
     --------

@@ -214,7 +214,7 @@ class AttentionDecoder(RecurrentModule):
     def step(
         self, x: Any, memory: Any, state: Any = None, *, memory_lengths: Any = None, return_weights: bool = False
     ) -> Any:
-        """One step, for generation; with the state handed on, the same bits as the call on whole sequences where inputs are fed.
+        """One step, for generation; with the state handed on, on the CPU the same bits as the call on whole sequences where inputs are fed.
 
         Parameters
         ----------

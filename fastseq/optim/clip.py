@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -39,9 +40,7 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float:
     """
     checked_at_least("max_norm", max_norm)
     gradients = _own_gradients(params)
-    # All gradients of one kind in one call: on a GPU their sum is read once, not that of each.
-    kinds = [[g for g in gradients if is_gpu(g) is on_gpu] for on_gpu in (False, True)]
-    norm = math.sqrt(sum(backend_of(*each).sum_squares(*each) for each in kinds if each))
+    norm = math.sqrt(sum(backend_of(*each).sum_squares(*each) for each in _by_kind(gradients)))
     if norm > max_norm:
         factor = max_norm / (norm + 1e-6)
         for g in gradients:
@@ -69,6 +68,12 @@ def clip_grad_value(params: Iterable[Tensor], clip_value: float) -> None:
         g.clip(-clip_value, clip_value, out=g)
 
 
+def _by_kind(gradients: list[Any]) -> list[list[Any]]:
+    """NumPy's and CuPy's apart, all of one kind for one call: on a GPU their sum is then read once, not that of each."""
+    on_gpu = [g for g in gradients if is_gpu(g)]
+    return [each for each in ([g for g in gradients if not is_gpu(g)] if on_gpu else gradients, on_gpu) if each]
+
+
 def _own_gradients(params: Iterable[Tensor]) -> list[np.ndarray]:
     """The gradients that there are, each made an array that can be changed in place; of a row-sparse one, the rows that it has."""
     gradients = []
@@ -78,7 +83,8 @@ def _own_gradients(params: Iterable[Tensor]) -> list[np.ndarray]:
         if isinstance(p.grad, RowGradient):
             gradients.append(p.grad.values)
             continue
-        if not (p.grad.flags.c_contiguous and getattr(p.grad.flags, "writeable", True)):
+        flags = p.grad.flags
+        if not (flags.c_contiguous and getattr(flags, "writeable", True)):  # a CuPy array can always be written to
             p.grad = namespace(p.grad).array(p.grad, order="C")
         gradients.append(p.grad)
     return gradients

@@ -99,11 +99,10 @@ class Optimizer:
         for group, parameter in work:
             by_rows = isinstance(parameter.grad, RowGradient)
             rows, gradient = (parameter.grad.rows, parameter.grad.values) if by_rows else (None, parameter.grad)
-            state = self._state.setdefault(parameter, {})
-            for name in self._arrays:  # a module that has moved has taken its Parameters along
-                if name in state and type(state[name]) is not type(parameter.data):
-                    state[name] = placed(state[name], parameter.data)
-            self._update(parameter.data, gradient, rows, state, group)
+            data, state = parameter.data, self._state.setdefault(parameter, {})
+            if state and self._arrays and type(state.get(self._arrays[0], data)) is not type(data):  # the module has moved and taken its Parameters along
+                state.update({name: placed(state[name], data) for name in self._arrays if name in state})
+            self._update(data, gradient, rows, state, group)
             parameter._version += 1
 
     def _check(self, options: dict[str, Any]) -> None:
@@ -211,9 +210,10 @@ def every_row(who: str) -> str:
 def _check_gradient(parameter: Tensor) -> None:
     gradient: Any = parameter.grad
     data = parameter.data
-    if not (isinstance(gradient, (np.ndarray, RowGradient)) or is_gpu(gradient)):
+    if not isinstance(gradient, (np.ndarray, RowGradient)) and not is_gpu(gradient):
         raise TypeError(f"grad: expected an array, got {type(gradient).__name__}")
-    if is_gpu(gradient.values if isinstance(gradient, RowGradient) else gradient) is not is_gpu(data):
+    values = gradient.values if isinstance(gradient, RowGradient) else gradient
+    if type(values) is not type(data) and is_gpu(values) is not is_gpu(data):
         wanted, came = ("CuPy", "NumPy") if is_gpu(data) else ("NumPy", "CuPy")
         raise TypeError(f"grad: expected a {wanted} array, as the parameter is, got a {came} array")
     if gradient.shape != data.shape or gradient.dtype != data.dtype:

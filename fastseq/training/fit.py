@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastseq.backends import placed
+from fastseq.backends import is_gpu, placed
 from fastseq.models.carried_state import CarriedState
 from fastseq.optim import clip_grad_norm
 from fastseq.training.callbacks import Callback
@@ -150,12 +150,16 @@ class _Loop:
         s.model.zero_grad()
         s.optimizer.zero_grad()
         for batch, weight in zip(group, weights, strict=True):
-            loss = batch_loss(s.model, batch, s.loss, s.carried)
+            loss, share = batch_loss(s.model, batch, s.loss, s.carried), weight / sum(weights)
             at.batch += 1
+            queued = is_gpu(loss.data)
+            if queued:  # reading the loss waits for the device, which then has the backward pass to do
+                loss.backward(placed(np.full(loss.shape, share, loss.dtype), loss.data))
             losses.append(float(loss.item()))
             if not math.isfinite(losses[-1]):
                 raise self._diverged(f"the loss became {losses[-1]}", origin_of_loss(s.model, batch, s.loss, s.carried, constants=s.constants))
-            loss.backward(placed(np.full(loss.shape, weight / sum(weights), loss.dtype), loss.data))
+            if not queued:
+                loss.backward(np.full(loss.shape, share, loss.dtype))
         at.norm = clip_grad_norm(s.parameters(), self.max_norm)
         if not math.isfinite(at.norm):
             raise self._diverged(f"the norm of the gradient became {at.norm}", origin_of_gradient(s.model))

@@ -89,6 +89,25 @@ def test_every_task_size_and_both_ways_of_launching(cell, variant, cuda, on_gpu,
         assert_same_bits(single[name], whole[name], name)
 
 
+def test_blocks_that_cannot_all_run_at_a_time(cuda, cupy, to_gpu, monkeypatch, rng):
+    """A refused launch is followed by one for each phase; another error is not hidden."""
+    problem = Problem(T=2, B=2, S=3)
+    inputs, options = to_gpu(problem.inputs(rng, np.float32)), problem.options(rng)
+    want = functional.attention_decoder_forward(**inputs, **options)[0]
+    word = "CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE"
+
+    def refused(*arguments):
+        error = cupy.cuda.driver.CUDADriverError.__new__(cupy.cuda.driver.CUDADriverError)
+        error.args = (word,)
+        raise error
+
+    monkeypatch.setattr(cuda._Loop, "whole", refused)
+    assert_same_bits(functional.attention_decoder_forward(**inputs, **options)[0].get(), want.get())
+    word = "CUDA_ERROR_ILLEGAL_ADDRESS"
+    with pytest.raises(cupy.cuda.driver.CUDADriverError):
+        functional.attention_decoder_forward(**inputs, **options)
+
+
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_rows_in_parts_that_are_kept_or_not(attention, parts, cuda, on_gpu, monkeypatch, rng):

@@ -21,19 +21,23 @@ ROWS = (
 COLUMNS = ("REAL=float W=4", "REAL=float W=2", "REAL=float W=1", "REAL=double W=2")
 # (file, macros, whether registers may spill). A new kernel gets a line for each kind of macros that its code depends on.
 TABLE = [
-    ("additive_attention.cu", "REAL=float QUERIES_OF_THREAD=2 QUERIES_OF_WARP=8", True),
-    ("additive_attention.cu", "REAL=float QUERIES_OF_THREAD=4 QUERIES_OF_WARP=16", True),
-    ("additive_attention.cu", "REAL=double QUERIES_OF_THREAD=2 QUERIES_OF_WARP=16", True),
+    ("additive_attention.cu", "REAL=float QUERIES_OF_THREAD=1", False),
+    ("additive_attention.cu", "REAL=float QUERIES_OF_THREAD=2", False),
+    ("additive_attention.cu", "REAL=float QUERIES_OF_THREAD=4", False),
+    ("additive_attention.cu", "REAL=double QUERIES_OF_THREAD=2", True),
+    ("additive_attention_backward.cu", "REAL=float QUERIES_OF_WARP=8", False),
+    ("additive_attention_backward.cu", "REAL=float QUERIES_OF_WARP=16", False),
+    ("additive_attention_backward.cu", "REAL=double QUERIES_OF_WARP=16", True),
     ("attention_decode.cu", "REAL=float PIECES=4 ROWS=1 WIDE=1", False),
     ("attention_decode.cu", "REAL=float PIECES=2 ROWS=8 WIDE=0", True),
     ("attention_decode.cu", "REAL=double PIECES=4 ROWS=4 WIDE=1", True),
-    ("attention_prepare.cu", "REAL=float FORMAT=16 DIM=64", False),
     ("persistent_forward.cu", "CELL=0 SPLIT=1 TRAINING=1 ROWS=16 SHARES=8 SIDES=1 STEPS=8 TILES=8 BATCH=4", False),
     ("persistent_forward.cu", "CELL=0 SPLIT=2 TRAINING=0 ROWS=8 SHARES=4 SIDES=2 STEPS=4 TILES=4 BATCH=2", False),
     ("persistent_forward.cu", "CELL=1 SPLIT=1 TRAINING=1 ROWS=16 SHARES=8 SIDES=1 STEPS=8 TILES=6 BATCH=4", False),
     ("persistent_backward.cu", "CELL=0 SPLIT=1 ROWS=8 UNITS=32 WARPS=4 TILES=4", False),
     ("persistent_backward.cu", "CELL=0 SPLIT=2 ROWS=16 UNITS=32 WARPS=4 TILES=4", False),
     ("persistent_backward.cu", "CELL=1 SPLIT=1 ROWS=16 UNITS=64 WARPS=8 TILES=4", False),
+    ("attention_prepare.cu", "REAL=float FORMAT=16 DIM=64", False),
     ("attention_prepare.cu", "REAL=float FORMAT=96 DIM=96", False),
     *(("attention_forward_mma.cu", f"REAL=float EXTRAS=0 {macros}", False) for macros in (
         "FORMAT=16 DIM=64 ROW_TILES=2 WARPS=4 COLUMNS=64 BLOCKS=2",

@@ -264,10 +264,11 @@ def test_a_loop_that_cannot_be_recorded_is_launched(cuda, cupy, to_gpu, pool, rn
     with monkeypatch.context() as patch:
         graph = importlib.import_module("fastseq.backends.cuda_graph")
         patch.setattr(graph, "_recorded", refuse)
-        for _ in range(3):
+        with pytest.warns(RuntimeWarning, match="kernel by kernel: cudaErrorStreamCaptureUnsupported"):
             assert_all_same({n: g.get() for n, g in problem.results(cuda, a).items()}, want)
+        assert_all_same({n: g.get() for n, g in problem.results(cuda, a).items()}, want)
     *_, cache = problem.forward(cuda, a)
-    assert str(cache.held.lease.plan.forward_loop.failure) == "cudaErrorStreamCaptureUnsupported"
+    assert cache.held.lease.plan.forward_loop.failure == "cudaErrorStreamCaptureUnsupported"
     pool.clear()
     for _ in range(3):
         assert_all_same({n: g.get() for n, g in problem.results(cuda, a).items()}, want)

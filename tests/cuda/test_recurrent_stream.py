@@ -53,7 +53,7 @@ def test_the_steps_of_the_sequence(cuda, to_gpu, cell, dtype, rng):
             ends.append((h[0], c) if c is None else (h[0], c[0]))
         for t in range(5):
             assert_close(stream.step(to_gpu(x[t])).get(), want[t], dtype=dtype, terms=2000, name=f"step {t}")
-        assert stream._loop.recorded, stream._loop.failure
+        assert [loop.recorded for loop in stream._loops.values()] == [True]
         for part, found in enumerate(_tupled(stream.state)):
             for k, end in enumerate(ends):
                 assert_close(found[k].get(), end[part], dtype=dtype, terms=2000, name=f"state of layer {k}")
@@ -117,7 +117,8 @@ def test_what_it_refuses(cuda, cupy, to_gpu, rng):
     ):
         with pytest.raises(error, match=message):
             stream.step(bad)
-    for out, error in ((np.empty((3, 9), np.float32), TypeError), (cupy.empty((3, 9), np.float64), ValueError), (cupy.empty((9, 3), np.float32).T, ValueError)):
+    turned = cupy.empty((9, 3), np.float32).T
+    for out, error in ((np.empty((3, 9), np.float32), TypeError), (cupy.empty((3, 9), np.float64), ValueError), (turned, ValueError)):
         with pytest.raises(error, match="out: expected"):
             stream.step(to_gpu(x[1]), out)
     assert_same_bits(stream.state.get(), before)

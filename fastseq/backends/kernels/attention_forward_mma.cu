@@ -1,13 +1,28 @@
-// attention_forward_mma.cu - softmax(scale q k^T + mask) v by tensor cores, from operands that attention_prepare.cu has laid out.
+// attention_forward_mma.cu - softmax(scale q k^T + mask) v by tensor cores, of keys and values that attention_prepare.cu has laid
+// out; queries, which a block reads once, are rounded on the way to shared memory.
 //
 // The method of FlashAttention-2 (Dao 2023): a block keeps rows of q, each warp 16 ROW_TILES of them, and walks the keys that they see;
 // weights go from one product to the next in registers. Two stages of keys and values arrive by asynchronous copies. Fused: mask,
 // softmax, dropout; tiles that nobody sees are not computed, and only tiles at an edge are looked at number by number. Blocks with the
 // most keys come first. Bound by the tensor cores: 4 DIM FLOP for each pair of a query and a key.
 #include "attention_hide.cuh"
+#include "attention_pieces.cuh"
+
+// The block's rows of q, from row i on, scaled and rounded, to shared memory.
+__device__ __forceinline__ void load_queries(Element *tile, const float *rows, const Problem &p, int i) {
+#pragma unroll 4
+    for (int at = threadIdx.x; at < ROWS * PIECES; at += THREADS) {
+        const int row = at / PIECES, piece = at % PIECES;
+        float numbers[PER_PIECE] = {};
+        if (i + row < p.Tq) load_piece(numbers, rows + (i + row) * p.q.row, piece * PER_PIECE, p.D, p.wide & WIDE_Q);
+#pragma unroll
+        for (int e = 0; e < PER_PIECE; e++) numbers[e] *= p.scale;
+        store_piece(tile + row * DIM + (piece ^ swizzle(row)) * PER_PIECE, numbers);
+    }
+}
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-    attention_forward_mma(float *y, float *lse, const Element *q, const Element *k, const Element *v, const int *special,
+    attention_forward_mma(float *y, float *lse, const float *q, const Element *k, const Element *v, const int *special,
                           const __grid_constant__ Problem p) {
     FSQ_SHARED(memory);
     if (*special) return;
@@ -15,7 +30,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     const int i = (tiles - 1 - (int)(blockIdx.x % tiles)) * ROWS, head = blockIdx.x / tiles, b = head / p.heads, h = head % p.heads;
     const int n_keys = keys_of(p, b), first = warp * WARP_ROWS;
     Element *q_tile = (Element *)memory, *kv = q_tile + ROWS * DIM;     // a stage: COLUMNS rows of k, then of v
-    q += ((long long)head * p.rows_q + i) * DIM;
     const long long kv_at = (long long)(b * (p.heads / p.group) + h / p.group) * p.rows_k * DIM;
     k += kv_at, v += kv_at;
     const Range sees = keys_seen(p, n_keys, i, least(ROWS, p.Tq - i));
@@ -31,10 +45,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
             for (int e = 0; e < 4; e++) o[m][n][e] = 0;
     }
     if (from < sees.to) {
-        copy_tile(q_tile, q, ROWS);
         copy_tile(kv, k + (long long)from * DIM, COLUMNS);
         copy_tile(kv + COLUMNS * DIM, v + (long long)from * DIM, COLUMNS);
         cp_async_commit();
+        load_queries(q_tile, rows_of(q, p.q, b, h), p, i);
     }
     int stage = 0;
     for (int j = from; j < sees.to; j += COLUMNS, stage ^= 1) {

@@ -7,34 +7,9 @@
 #define ROW_TILES 1
 #define WARPS 8
 #define COLUMNS 16
-#include "attention_mma.cuh"
+#include "attention_pieces.cuh"
 
 __device__ __forceinline__ bool odd(float x) { return !is_finite(x); }
-
-// A piece of 16 bytes.
-__device__ __forceinline__ void store_piece(Element *to, const float (&x)[PER_PIECE]) {
-#if FORMAT == 16
-    *(uint4 *)to = make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
-#elif FORMAT == 32
-    *(uint4 *)to = make_uint4(to_tf32(x[0]), to_tf32(x[1]), to_tf32(x[2]), to_tf32(x[3]));
-#else
-    *(float4 *)to = make_float4(x[0], x[1], x[2], x[3]);
-#endif
-}
-
-// PER_PIECE numbers of a row of `columns`, from d on, zeros behind them. wide: rows begin at multiples of 16 bytes, columns is a multiple of 4.
-__device__ __forceinline__ void load_piece(float (&x)[PER_PIECE], const float *row, int d, int columns, bool wide) {
-#pragma unroll
-    for (int e = 0; e < PER_PIECE; e += 4) {
-        if (wide) {
-            const float4 four = d + e < columns ? *(const float4 *)(row + d + e) : make_float4(0, 0, 0, 0);
-            x[e] = four.x, x[e + 1] = four.y, x[e + 2] = four.z, x[e + 3] = four.w;
-        } else {
-#pragma unroll
-            for (int n = e; n < e + 4; n++) x[n] = d + n < columns ? row[d + n] : 0;
-        }
-    }
-}
 
 // Whether any of these numbers is special once it is rounded: bfloat16's largest number is a little less than float32's.
 __device__ __forceinline__ bool any_odd(const float (&x)[PER_PIECE]) {
@@ -55,17 +30,17 @@ __device__ __forceinline__ void prepare(Element *to, const float *x, const Strid
     store_piece(to + row * DIM + piece * PER_PIECE, numbers);
 }
 
-// blockIdx.y: q, k or v. A thread makes a piece.
+// blockIdx.y: k, v or, for the backward pass alone, q. A thread makes a piece.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    attention_prepare(Element *to_q, Element *to_k, Element *to_v, int *special, const float *q, const float *k, const float *v,
+    attention_prepare(Element *to_k, Element *to_v, Element *to_q, int *special, const float *k, const float *v, const float *q,
                       const __grid_constant__ Problem p) {
     const long long at = (long long)blockIdx.x * THREADS + threadIdx.x, row = at / PIECES;
     const int piece = (int)(at % PIECES), kv_heads = p.heads / p.group;
-    const long long rows = blockIdx.y == 0 ? (long long)p.B * p.heads * p.rows_q : (long long)p.B * kv_heads * p.rows_k;
+    const long long rows = blockIdx.y == 2 ? (long long)p.B * p.heads * p.rows_q : (long long)p.B * kv_heads * p.rows_k;
     if (row >= rows) return;
-    if (blockIdx.y == 0) prepare(to_q, q, p.q, special, piece, row, p.rows_q, p.heads, p.Tq, p.D, p.scale, p.wide & WIDE_Q);
-    else if (blockIdx.y == 1) prepare(to_k, k, p.k, special, piece, row, p.rows_k, kv_heads, p.Tk, p.D, 1, p.wide & WIDE_K);
-    else prepare(to_v, v, p.v, special, piece, row, p.rows_k, kv_heads, p.Tk, p.Dv, 1, p.wide & WIDE_V);
+    if (blockIdx.y == 0) prepare(to_k, k, p.k, special, piece, row, p.rows_k, kv_heads, p.Tk, p.D, 1, p.wide & WIDE_K);
+    else if (blockIdx.y == 1) prepare(to_v, v, p.v, special, piece, row, p.rows_k, kv_heads, p.Tk, p.Dv, 1, p.wide & WIDE_V);
+    else prepare(to_q, q, p.q, special, piece, row, p.rows_q, p.heads, p.Tq, p.D, p.scale, p.wide & WIDE_Q);
 }
 
 // A warp makes a row of dy, and what its weights and their gradients are formed with: lse, 0 for a query that sees nothing, and delta.

@@ -85,11 +85,26 @@ extern "C" __global__ void __launch_bounds__(128) end_back(const Step a, REAL *d
     if (u < a.H && dc_0) dc_0[(long long)row * a.H + u] = crossing_c(a, p, -1, u);
 }
 
-// x (T, B, N) with zeros where a row has no step: what stands there may be no number.
-extern "C" __global__ void __launch_bounds__(128) masked(const Step a, REAL *out, const REAL *x, int N) {
+// x (T, B, N) with zeros where a row has no step: what stands there may be no number. The steps are those from `start` on.
+extern "C" __global__ void __launch_bounds__(128)
+masked(REAL *out, const REAL *x, const long long *lengths, int B, int N, long long start) {
     int row, u = unit_of(N, &row);
     if (u >= N) return;
-    out[(long long)row * N + u] = a.flags[row] & ACTIVE ? x[(long long)row * N + u] : 0;
+    out[(long long)row * N + u] = start + row / B < lengths[row % B] ? x[(long long)row * N + u] : 0;
+}
+
+// What each step's products saw of the state, out (T, B, N), from the states y after the steps of one direction and the first one: zero
+// behind a reset, and where a row has no step.
+extern "C" __global__ void __launch_bounds__(128)
+states_before(REAL *out, const REAL *y, const REAL *h_0, const long long *lengths, const byte *reset, int T, int B, int N, int reverse) {
+    int row, u = unit_of(N, &row);
+    if (u >= N) return;
+    int t = row / B, b = row % B, boundary = t + reverse;
+    long long length = lengths ? lengths[b] : T;
+    bool first = reverse ? t + 1 >= length : t == 0, cut = reset && boundary < length && reset[(long long)boundary * B + b];
+    REAL h = 0;
+    if (t < length && !cut) h = !first ? y[((long long)row + (reverse ? B : -B)) * N + u] : h_0 ? h_0[(long long)b * N + u] : 0;
+    out[(long long)row * N + u] = h;
 }
 
 // Weights to where the kernels of the loop find them.

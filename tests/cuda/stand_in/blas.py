@@ -101,6 +101,10 @@ def _set_stream(handle, stream):
         raise CUBLASError(f"INVALID_VALUE: the stream at {stream:#x} is not the current one")
 
 
+def _set_workspace(handle, memory, size):
+    device.host_bytes(memory, size)[-1].item()  # it is there to its end
+
+
 def _gemm(handle, transa, transb, m, n, k, alpha, a, kind_a, lda, b, kind_b, ldb, beta, c, kind_c, ldc, compute, algo):
     _submit(handle, transa, transb, m, n, k, alpha, beta, (a, kind_a, lda, 0), (b, kind_b, ldb, 0), (c, kind_c, ldc, 0), 1, compute)
 
@@ -118,6 +122,7 @@ _BATCHED = "p iiiii p piil piil p piil iii"
 _FUNCTIONS = {
     "cublasCreate_v2": ("p", _create),
     "cublasSetStream_v2": ("pp", _set_stream),
+    "cublasSetWorkspace_v2": ("ppl", _set_workspace),
     "cublasGemmEx": (_GEMM, _gemm),
     "cublasGemmStridedBatchedEx": (_BATCHED, _gemm_batched),
 }
