@@ -141,7 +141,8 @@ def _loaded() -> Any:
             "'fastseq-kernels[cuda13]' brings cupy-cuda13x"
         ) from None
     except ImportError as error:
-        raise ImportError(f"cuda: CuPy is installed but does not load: {error}") from error
+        cause = error.__cause__ or error  # CuPy's own text is a page
+        raise ImportError(f"cuda: CuPy is installed but does not load: {str(cause).partition(chr(10))[0]}") from error
     return cuda_device
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastseq.autograd import Array, ArrayOrTensor, Tensor, is_recording, record
-from fastseq.backends import backend_of, namespace, placed
+from fastseq.backends import backend_of, is_gpu, namespace, placed
 from fastseq.backends.recurrent import Noise, Weights, gates_of
 from fastseq.functional import _check
 
@@ -237,7 +237,8 @@ def _fits(gates: int, x: Any, h_0: Any, c_0: Any, weights: Weights) -> bool:
     Only where the weights are the four that every cell has.
     """
     w_ih, w_hh, b_ih, b_hh, *others = weights
-    if not type(x) is type(w_ih) is type(w_hh) is np.ndarray:
+    kind = type(x)
+    if not kind is type(w_ih) is type(w_hh) or (kind is not np.ndarray and not is_gpu(x)):
         return False
     for a in others:
         if a is not None:
@@ -248,7 +249,7 @@ def _fits(gates: int, x: Any, h_0: Any, c_0: Any, weights: Weights) -> bool:
     if len(sizes) != 3 or len(u) != 2 or u[0] != gates * u[1] or w != (u[0], sizes[2]):
         return False
     for a, expected in ((b_ih, u[:1]), (b_hh, u[:1]), (h_0, (sizes[1], u[1])), (c_0, (sizes[1], u[1]))):
-        if a is not None and (type(a) is not np.ndarray or a.dtype is not dtype or a.shape != expected):
+        if a is not None and (type(a) is not kind or a.dtype is not dtype or a.shape != expected):
             return False
     return sizes[0] * sizes[1] * u[0] <= _check.MOST_ELEMENTS
 

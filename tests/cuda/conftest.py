@@ -59,6 +59,8 @@ class _Installed:
             del sys.modules[name]
             if name.startswith(_BACKEND):
                 vars(sys.modules[_BACKEND]).pop(name.rpartition(".")[2], None)
+        if _BACKEND in sys.modules:  # has never seen a GPU
+            sys.modules[_BACKEND]._Cuda.backend = sys.modules[_BACKEND]._Cuda.array = None
 
 
 @pytest.hookimpl(wrapper=True)
