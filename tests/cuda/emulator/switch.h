@@ -47,13 +47,16 @@ static inline Stack stack_make() {
 
 static inline bool stacks_hold(const unsigned char *p) { return p >= stacks_begin && p < stacks_end; }
 
+// The sanitizer alone asks: it means reading all of /proc/self/maps.
 static inline Stack stack_of_caller() {
-    pthread_attr_t attributes;
     void *low = nullptr;
     size_t bytes = 0;
+#ifdef EMU_ASAN
+    pthread_attr_t attributes;
     pthread_getattr_np(pthread_self(), &attributes);
     pthread_attr_getstack(&attributes, &low, &bytes);
     pthread_attr_destroy(&attributes);
+#endif
     return {static_cast<unsigned char *>(low), bytes};
 }
 
