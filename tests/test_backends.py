@@ -80,7 +80,7 @@ def test_sum_squares_and_scale(n, dtype, isa, threads, rng):
     x = rng.standard_normal(n).astype(dtype)
     assert_close(np.array(cpu.sum_squares(x)), np.array(np.sum(x.astype(np.float64) ** 2)), terms=n)
     y = x.copy()
-    cpu.scale(y, 0.37)
+    cpu.scale(y, factor=0.37)
     assert_close(y, x.astype(np.float64) * 0.37, dtype=dtype)
 
 

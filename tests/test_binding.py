@@ -480,7 +480,7 @@ for _ in range(3):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("call", [lambda x: cpu.scale(x, 2.0), lambda x: cpu.sgd(x, None, x, lr=1, momentum=0, nesterov=False, first=True, weight_decay=0)])
+@pytest.mark.parametrize("call", [lambda x: cpu.scale(x, factor=2.0), lambda x: cpu.sgd(x, None, x, lr=1, momentum=0, nesterov=False, first=True, weight_decay=0)])
 def test_a_read_only_array_is_not_changed_in_place(call):
     x = np.ones((2, 3), np.float32)
     x.flags.writeable = False

@@ -156,8 +156,8 @@ def updates(count: int, n: int) -> Iterator[Row]:
     fused, eager = torch.optim.Adam(parameters, fused=True), torch.optim.Adam(parameters)
     arrays = [[each[k] for each in work] for k in range(4)]
     size = f"{count} x {n}"
-    yield Row(f"adam {size}, PyTorch fused", 28 * n * count, lambda: [cuda.adam(*each, **ADAM) for each in work], fused.step)
-    yield Row(f"adam {size}, PyTorch as it comes", 28 * n * count, lambda: [cuda.adam(*each, **ADAM) for each in work], eager.step)
+    yield Row(f"adam {size}, PyTorch fused", 28 * n * count, lambda: cuda.adam_all(tuple(work), **ADAM), fused.step)
+    yield Row(f"adam {size}, PyTorch as it comes", 28 * n * count, lambda: cuda.adam_all(tuple(work), **ADAM), eager.step)
     yield Row(
         f"norm {size}", 4 * n * count, lambda: cuda.sum_squares(*arrays[3]), lambda: torch.nn.utils.clip_grad_norm_(parameters, 1e9).item()
     )

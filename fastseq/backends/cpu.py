@@ -15,7 +15,7 @@ import numpy as np
 from fastseq import _core
 from fastseq.backends.attention import AttentionOptions
 from fastseq.backends.attention_decoder import DecoderWeights
-from fastseq.backends.cpu_optim import adagrad, adam, rmsprop, sgd, sum_squares  # noqa: F401
+from fastseq.backends.cpu_optim import adagrad, adam, adam_all, rmsprop, sgd, sum_squares  # noqa: F401
 from fastseq.backends.cpu_optim import scale as scale
 from fastseq.backends.recurrent import Noise, Weights
 from fastseq.backends.window import Window

@@ -17,9 +17,10 @@ def sum_squares(*arrays: Array) -> float:
     return sum([_core.sum_squares(x) for x in arrays])
 
 
-def scale(x: Array, factor: float) -> None:
-    """x *= factor."""
-    _in_place(_core.scale, (x,), factor)
+def scale(*arrays: Array, factor: float) -> None:
+    """x *= factor for each x."""
+    for x in arrays:
+        _in_place(_core.scale, (x,), factor)
 
 
 def sgd(
@@ -80,6 +81,23 @@ def adam(
 ) -> None:
     """One step of Adam, or, decoupled, of AdamW; step counts from 1; rows as for sgd."""
     _in_place(_core.adam, (w, m, v), grad, rows, lr, beta1, beta2, eps, weight_decay, decoupled, step)
+
+
+def adam_all(
+    work: tuple[tuple[Array, Array, Array, Array], ...],
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    step: int,
+) -> None:
+    """`adam` of each (w, m, v, grad)."""
+    options = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay, "decoupled": decoupled, "step": step}
+    for w, m, v, grad in work:
+        adam(w, m, v, grad, **options)  # type: ignore[arg-type]
 
 
 def _in_place(operation: Callable[..., None], arrays: tuple[Array | None, ...], *rest: Any) -> None:

@@ -30,6 +30,7 @@ from fastseq.backends.cuda_norm import layer_norm_backward as layer_norm_backwar
 from fastseq.backends.cuda_norm import layer_norm_forward as layer_norm_forward
 from fastseq.backends.cuda_optim import adagrad as adagrad
 from fastseq.backends.cuda_optim import adam as adam
+from fastseq.backends.cuda_optim import adam_all as adam_all
 from fastseq.backends.cuda_optim import rmsprop as rmsprop
 from fastseq.backends.cuda_optim import scale as scale
 from fastseq.backends.cuda_optim import sgd as sgd

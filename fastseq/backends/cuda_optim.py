@@ -13,39 +13,65 @@ from fastseq.backends.cuda_layout import THREADS, access_width
 
 Array = Any
 
-#: Elements that a block of `sum_squares` adds up, what its threads read in 16 turns or more: few partial sums, and enough blocks.
-_SHARE = 1 << 14
+#: Elements of one array that a block of the kernels for many arrays works on: 4 turns of its threads in float32.
+_SHARE = 4096
 
 
 def sum_squares(*arrays: Array) -> float:
     """The sum of x_i^2 over all arrays, in double; waits for the device, once."""
-    arrays = tuple(contiguous(x) for x in arrays)
-    sums = [_sums(tuple(x for x in arrays if x.dtype == dtype)) for dtype in {x.dtype: None for x in arrays}]
-    return sum([float(part.get().sum()) for part in sums])
+    return sum([float(_sums(alike).get().sum()) for alike in _by_dtype([(contiguous(x),) for x in arrays])])
 
 
-def _sums(arrays: tuple[Array, ...]) -> Array:
-    """The sums of x_i^2 of _SHARE elements each, of arrays of one dtype in one launch."""
-    shares = _shares(tuple((x.data.ptr, x.size) for x in arrays), arrays[0].itemsize)
+def _sums(work: list[tuple[Array, ...]]) -> Array:
+    """The sum of x_i^2 of each share, in double."""
+    shares = _shares(work)
     sums = cupy.empty(len(shares), np.float64)
-    _kernel("sum_squares", arrays[0], _whole(arrays[0]))(len(shares), THREADS, (sums, shares), 64)
+    _for_shares("sum_squares", work[0][0], shares, (sums, shares), 64)
     return sums
 
 
+def scale(*arrays: Array, factor: float) -> None:
+    """x *= factor for each x."""
+    dense = [(contiguous(x),) for x in arrays]
+    for alike in _by_dtype(dense):
+        x, shares = alike[0][0], _shares(alike)
+        _for_shares("scale", x, shares, (shares, x.dtype.type(factor)))
+    for x, (copy,) in zip(arrays, dense, strict=True):
+        if copy is not x:
+            x[...] = copy
+
+
+def _by_dtype(work: list[tuple[Array, ...]]) -> list[list[tuple[Array, ...]]]:
+    """Those with elements, apart by their dtypes."""
+    found: dict[Any, list[tuple[Array, ...]]] = {}
+    for arrays in work:
+        if arrays[0].size:
+            found.setdefault(arrays[0].dtype, []).append(arrays)
+    return list(found.values())
+
+
+def _shares(work: list[tuple[Array, ...]]) -> Array:
+    """For each block the addresses of its elements in arrays of one size and how many they are, on the device."""
+    return _table(tuple([(*[x.data.ptr for x in arrays], arrays[0].size) for arrays in work]), work[0][0].itemsize)
+
+
 @functools.lru_cache(maxsize=8)
-def _shares(arrays: tuple[tuple[int, int], ...], itemsize: int) -> Array:
-    """Address and number of elements of each share, on the device; kept, for gradients come back to the places of the last step."""
-    found = [
-        (address + first * itemsize, min(_SHARE, size - first))
-        for address, size in arrays
-        for first in range(0, size, _SHARE)
-    ]
-    return cupy.asarray(np.array(found, np.int64).reshape(-1, 2))
+def _table(work: tuple[tuple[int, ...], ...], itemsize: int) -> Array:
+    """Kept, for arrays stay where they are, and gradients come back to the places of the last step."""
+    arrays = np.array(work, np.int64)
+    sizes = arrays[:, -1]
+    counts = -(-sizes // _SHARE)
+    which = np.repeat(np.arange(len(arrays)), counts)
+    first = (np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)) * _SHARE
+    shares = arrays[which]
+    shares[:, :-1] += first[:, None] * itemsize
+    shares[:, -1] = np.minimum(_SHARE, sizes[which] - first)
+    return cupy.asarray(shares)
 
 
-def scale(x: Array, factor: float) -> None:
-    """x *= factor."""
-    _in_place("scale", (x,), None, None, x.dtype.type(factor))
+def _for_shares(name: str, x: Array, shares: Array, arguments: tuple[Any, ...], shared: int = 0) -> None:
+    """The function of optim.cu that has a block for each share of arrays like x."""
+    _kernel(name, x, _whole(x))(len(shares), THREADS, arguments, shared)
 
 
 def sgd(
@@ -111,10 +137,41 @@ def adam(
     rows: Array | None = None,
 ) -> None:
     """One step of Adam, or, decoupled, of AdamW; step counts from 1; rows as for sgd."""
+    constants = _adam_constants(lr, beta1, beta2, eps, weight_decay, decoupled, step)
+    _in_place("adam", (w, m, v), grad, (rows,), *map(w.dtype.type, constants))
+
+
+def adam_all(
+    work: tuple[tuple[Array, Array, Array, Array], ...],
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    step: int,
+) -> None:
+    """`adam` of each (w, m, v, grad), in one launch for all that are in C order."""
+    dense: list[tuple[Array, ...]] = []
+    others: list[tuple[Array, ...]] = []
+    for w, m, v, grad in work:
+        one = w, m, v, contiguous(grad)
+        (dense if all(x.flags.c_contiguous for x in one) else others).append(one)
+    constants = _adam_constants(lr, beta1, beta2, eps, weight_decay, decoupled, step)
+    for alike in _by_dtype(dense):
+        x, shares = alike[0][0], _shares(alike)
+        _for_shares("adam_all", x, shares, (shares, *map(x.dtype.type, constants)))
+    for w, m, v, grad in others:
+        _in_place("adam", (w, m, v), grad, (None,), *map(w.dtype.type, constants))
+
+
+def _adam_constants(
+    lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, decoupled: bool, step: int
+) -> tuple[float, ...]:
     rate, correction = lr / (1 - beta1**step), 1 / (1 - beta2**step)
     decay, keep = (0.0, 1 - lr * weight_decay) if decoupled else (weight_decay, 1.0)
-    options = (beta1, 1 - beta1, beta2, 1 - beta2, rate, correction, eps, decay, keep)
-    _in_place("adam", (w, m, v), grad, (rows,), *map(w.dtype.type, options))
+    return beta1, 1 - beta1, beta2, 1 - beta2, rate, correction, eps, decay, keep
 
 
 def _in_place(name: str, arrays: tuple[Array | None, ...], grad: Array | None, table: tuple[Array | None] | None, *options: Any) -> None:

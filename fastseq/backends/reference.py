@@ -36,7 +36,7 @@ from fastseq.backends.reference_decoder import (  # noqa: F401
     attention_decoder_pack,
 )
 from fastseq.backends.reference_norm import layer_norm_backward, layer_norm_forward  # noqa: F401
-from fastseq.backends.reference_optim import adagrad, adam, rmsprop, scale, sgd, sum_squares  # noqa: F401
+from fastseq.backends.reference_optim import adagrad, adam, adam_all, rmsprop, scale, sgd, sum_squares  # noqa: F401
 from fastseq.backends.reference_philox import philox as _philox
 from fastseq.backends.reference_softmax import (  # noqa: F401
     cross_entropy_backward,

@@ -14,9 +14,10 @@ def sum_squares(*arrays: Array) -> float:
     return sum([float(np.sum(np.square(x, dtype=np.float64))) for x in arrays])
 
 
-def scale(x: Array, factor: float) -> None:
-    """X *= factor."""
-    x *= x.dtype.type(factor)
+def scale(*arrays: Array, factor: float) -> None:
+    """X *= factor for each x."""
+    for x in arrays:
+        x *= x.dtype.type(factor)
 
 
 def sgd(
@@ -105,3 +106,20 @@ def adam(
     m_hat = m[rows] / (1 - beta1**step)
     v_hat = v[rows] / (1 - beta2**step)
     w[rows] -= lr * m_hat / (np.sqrt(v_hat) + eps)
+
+
+def adam_all(
+    work: tuple[tuple[Array, Array, Array, Array], ...],
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    step: int,
+) -> None:
+    """`adam` of each (w, m, v, grad)."""
+    options = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay, "decoupled": decoupled, "step": step}
+    for w, m, v, grad in work:
+        adam(w, m, v, grad, **options)  # type: ignore[arg-type]

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fastseq.backends import backend_of, namespace
-from fastseq.optim.optimizer import Optimizer, checked_at_least
+from fastseq.backends import backend_of, is_gpu, namespace
+from fastseq.optim.optimizer import Optimizer, _Entry, checked_at_least
 
 
 class Adam(Optimizer):
@@ -54,24 +54,24 @@ class Adam(Optimizer):
             checked_at_least(name, options[name])
         _check_betas(options["betas"])
 
-    def _update(
-        self, array: np.ndarray, gradient: np.ndarray, rows: np.ndarray | None, state: dict[str, Any], group: dict[str, Any]
-    ) -> None:
-        _count(state, array)
+    def _update_all(self, entries: list[_Entry], group: dict[str, Any]) -> None:
+        alike: dict[tuple[bool, int], list[tuple[np.ndarray, ...]]] = {}  # of one device and number of steps
+        for array, gradient, _, state in entries:
+            _count(state, array)
+            work = alike.setdefault((is_gpu(array), state["step"]), [])
+            work.append((array, state["exp_avg"], state["exp_avg_sq"], gradient))
         beta1, beta2 = group["betas"]
-        backend_of(array).adam(
-            array,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            gradient,
-            lr=group["lr"],
-            beta1=beta1,
-            beta2=beta2,
-            eps=group["eps"],
-            weight_decay=group["weight_decay"],
-            decoupled=self._decoupled,
-            step=state["step"],
-        )
+        for (_, step), work in alike.items():
+            backend_of(work[0][0]).adam_all(
+                tuple(work),
+                lr=group["lr"],
+                beta1=beta1,
+                beta2=beta2,
+                eps=group["eps"],
+                weight_decay=group["weight_decay"],
+                decoupled=self._decoupled,
+                step=step,
+            )
 
 
 class AdamW(Adam):

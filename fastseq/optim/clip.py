@@ -43,8 +43,9 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float:
     norm = math.sqrt(sum(backend_of(*each).sum_squares(*each) for each in _by_kind(gradients)))
     if norm > max_norm:
         factor = max_norm / (norm + 1e-6)
-        for g in gradients:
-            backend_of(g).scale(g, factor)
+        for each in kinds:
+            if each:
+                backend_of(*each).scale(*each, factor=factor)
     return norm
 
 

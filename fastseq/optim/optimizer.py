@@ -13,6 +13,9 @@ from fastseq.sparse import RowGradient
 
 _FLOATS = (np.float32, np.float64)
 
+#: A parameter's array, its gradient, the rows that this belongs to (None: all), and the state.
+_Entry = tuple[np.ndarray, np.ndarray, np.ndarray | None, dict[str, Any]]
+
 
 class Optimizer:
     """The base of the optimisers.
@@ -85,25 +88,26 @@ class Optimizer:
             A gradient of another shape or dtype than its parameter, or of a kind that this optimiser does not take, or a parameter
             whose array is read-only; then none has changed.
         """
-        work = [
-            (group, parameter)
-            for group in self.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None
-        ]
-        for group, parameter in work:
-            _check_gradient(parameter)
-            reason = self._refusal(isinstance(parameter.grad, RowGradient), group)
-            if reason:
-                raise TypeError(f"grad: {reason}")
-        for group, parameter in work:
-            by_rows = isinstance(parameter.grad, RowGradient)
-            rows, gradient = (parameter.grad.rows, parameter.grad.values) if by_rows else (None, parameter.grad)
-            data, state = parameter.data, self._state.setdefault(parameter, {})
-            if state and self._arrays and type(state.get(self._arrays[0], data)) is not type(data):  # the module has moved and taken its Parameters along
-                state.update({name: placed(state[name], data) for name in self._arrays if name in state})
-            self._update(data, gradient, rows, state, group)
-            parameter._version += 1
+        work = [(group, [p for p in group["params"] if p.grad is not None]) for group in self.param_groups]
+        for group, parameters in work:
+            for parameter in parameters:
+                _check_gradient(parameter)
+                reason = self._refusal(isinstance(parameter.grad, RowGradient), group)
+                if reason:
+                    raise TypeError(f"grad: {reason}")
+        for group, parameters in work:
+            for parameter in parameters:
+                parameter._version += 1
+            self._update_all([self._entry(parameter) for parameter in parameters], group)
+
+    def _entry(self, parameter: Tensor) -> _Entry:
+        """What an update works on."""
+        found: Any = parameter.grad
+        rows, gradient = (found.rows, found.values) if isinstance(found, RowGradient) else (None, found)
+        data, state = parameter.data, self._state.setdefault(parameter, {})
+        if state and self._arrays and type(state.get(self._arrays[0], data)) is not type(data):  # the module has moved and taken its Parameters along
+            state.update({name: placed(state[name], data) for name in self._arrays if name in state})
+        return data, gradient, rows, state
 
     def _check(self, options: dict[str, Any]) -> None:
         """Raise ValueError where an option has no meaning."""
@@ -112,6 +116,11 @@ class Optimizer:
     def _refusal(self, by_rows: bool, group: dict[str, Any]) -> str:
         """Why gradients by rows, or of whole arrays, cannot be taken with these options; "" where they can."""
         return every_row(type(self).__name__) if by_rows else ""
+
+    def _update_all(self, entries: list[_Entry], group: dict[str, Any]) -> None:
+        """`_update` of a group's parameters that have a gradient; in one call, where the backend has one."""
+        for entry in entries:
+            self._update(*entry, group)
 
     def _update(
         self, array: np.ndarray, gradient: np.ndarray, rows: np.ndarray | None, state: dict[str, Any], group: dict[str, Any]

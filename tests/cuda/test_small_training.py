@@ -155,15 +155,34 @@ def test_a_variance_below_zero_and_a_nan(dtype):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_adam_of_many_arrays_has_the_bits_of_each(layout, dtype, rng):
+    options = {"lr": 0.1, "weight_decay": 0.01, **UPDATES["adam"][1][0]}
+    shapes = [(3, 7), (9001,), (0,), (1,), (4096,)]
+    work = [tuple(np.abs(rng.standard_normal(shape)).astype(dtype) for _ in range(4)) for shape in shapes]
+    work.append(tuple(a.astype(np.float64 if dtype == np.float32 else np.float32) for a in work[0]))
+    alone = [tuple(map(laid_out, arrays)) for arrays in work]
+    together = [tuple(laid_out(a, layout) for a in arrays) for arrays in work]
+    for _ in range(2):
+        cuda.adam_all(tuple(together), **options)
+        for arrays in alone:
+            cuda.adam(*arrays, **options)
+    for i, (got, want) in enumerate(zip(together, alone, strict=True)):
+        for k in range(4):
+            assert_same_bits(got[k].get(), want[k].get(), f"array {k} of {i}")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_norms_and_scaling(layout, dtype, rng):
     arrays = [rng.standard_normal(shape).astype(dtype) for shape in ((3, 7), (20000,), (0,), (1,))]
     got = cuda.sum_squares(*(laid_out(a, layout) for a in arrays))
     assert type(got) is float
     assert got == pytest.approx(reference.sum_squares(*arrays), rel=1e-13)
     assert cuda.sum_squares() == 0.0
-    x = laid_out(arrays[0], layout)
-    cuda.scale(x, 0.3)
-    assert_close(x.get(), arrays[0].astype(np.float64) * dtype(0.3), dtype=dtype)
+    scaled = [laid_out(a, layout) for a in arrays]
+    cuda.scale(*scaled, factor=0.3)
+    cuda.scale(factor=0.3)
+    for x, a in zip(scaled, arrays, strict=True):
+        assert_same_bits(x.get(), a * dtype(0.3))
 
 
 def test_arrays_choose_this_backend():

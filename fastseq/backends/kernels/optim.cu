@@ -17,17 +17,6 @@ __device__ __forceinline__ Place place_of(long long n, const long long *rows, lo
     return {i, at, n, at + W};
 }
 
-extern "C" __global__ void scale(REAL *x, long long n, REAL factor) {
-    const Place p = place_of(n, nullptr, 1);
-    if (p.i >= n) return;
-    const bool whole = on_lanes(x);
-    REAL v[W];
-    load_at(v, x, p.i, n, whole);
-#pragma unroll
-    for (int l = 0; l < W; l++) v[l] *= factor;
-    store_at(x, v, p.i, n, whole);
-}
-
 // g = grad + weight_decay w; velocity = momentum velocity + g; w -= lr g or lr velocity or lr (g + momentum velocity)
 extern "C" __global__ void sgd(
     REAL *w, REAL *velocity, const REAL *grad, const long long *rows, long long n, long long D, REAL lr, REAL momentum, REAL weight_decay, int nesterov, int first) {
@@ -105,35 +94,67 @@ extern "C" __global__ void rmsprop(
 }
 
 // g = grad + weight_decay w; m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; w = keep w - rate m / (sqrt(v correction) + eps)
-extern "C" __global__ void adam(
-    REAL *w, REAL *m, REAL *v, const REAL *grad, const long long *rows, long long n, long long D, REAL beta1, REAL other1, REAL beta2, REAL other2, REAL rate,
-    REAL correction, REAL eps, REAL weight_decay, REAL keep) {
-    const Place p = place_of(n, rows, D);
-    if (p.i >= n) return;
-    const bool whole = on_lanes(w) && on_lanes(m) && on_lanes(v) && on_lanes(grad);
+struct Adam {
+    REAL beta1, other1, beta2, other2, rate, correction, eps, weight_decay, keep;
+};
+#define ADAM REAL beta1, REAL other1, REAL beta2, REAL other2, REAL rate, REAL correction, REAL eps, REAL weight_decay, REAL keep
+#define THIS_ADAM {beta1, other1, beta2, other2, rate, correction, eps, weight_decay, keep}
+__device__ __forceinline__ void adam_step(REAL *w, REAL *m, REAL *v, const REAL *grad, const Place &p, bool whole, const Adam &o) {
     REAL to[W], g[W], first[W], second[W];
     load_at(to, w, p.at, p.end, whole);
-    load_at(g, grad, p.i, n, whole);
+    load_at(g, grad, p.i, p.n, whole);
     load_at(first, m, p.at, p.end, whole);
     load_at(second, v, p.at, p.end, whole);
 #pragma unroll
     for (int l = 0; l < W; l++) {
-        g[l] = fma(weight_decay, to[l], g[l]);
-        first[l] = fma(beta1, first[l], other1 * g[l]);
-        second[l] = fma(beta2, second[l], other2 * (g[l] * g[l]));
-        to[l] = fma(-rate, first[l] / (sqrt(second[l] * correction) + eps), to[l] * keep);
+        g[l] = fma(o.weight_decay, to[l], g[l]);
+        first[l] = fma(o.beta1, first[l], o.other1 * g[l]);
+        second[l] = fma(o.beta2, second[l], o.other2 * (g[l] * g[l]));
+        to[l] = fma(-o.rate, first[l] / (sqrt(second[l] * o.correction) + o.eps), to[l] * o.keep);
     }
     store_at(w, to, p.at, p.end, whole);
     store_at(m, first, p.at, p.end, whole);
     store_at(v, second, p.at, p.end, whole);
 }
 
-// sums (blocks): of x_i^2 in double. shares (blocks, 2): the address of a block's elements, and how many they are. 256 threads.
+extern "C" __global__ void adam(REAL *w, REAL *m, REAL *v, const REAL *grad, const long long *rows, long long n, long long D, ADAM) {
+    const Place p = place_of(n, rows, D);
+    if (p.i < n) adam_step(w, m, v, grad, p, on_lanes(w) && on_lanes(m) && on_lanes(v) && on_lanes(grad), THIS_ADAM);
+}
+
+// ---------------------------------------------------------------- many arrays in one launch
+//
+// shares: for each block the addresses of its part of the arrays, and the number of elements. A launch costs more than a small array.
+
+__device__ __forceinline__ REAL *address_of(long long share) { return reinterpret_cast<REAL *>(share); }
+
+extern "C" __global__ void adam_all(const long long *shares, ADAM) {  // w, m, v, grad
+    const long long *const share = shares + 5 * (long long)blockIdx.x;
+    REAL *const w = address_of(share[0]), *const m = address_of(share[1]), *const v = address_of(share[2]), *const grad = address_of(share[3]);
+    const long long n = share[4];
+    const bool whole = on_lanes(w) && on_lanes(m) && on_lanes(v) && on_lanes(grad);
+    for (long long i = W * (int)threadIdx.x; i < n; i += W * (int)blockDim.x) adam_step(w, m, v, grad, {i, i, n, n}, whole, THIS_ADAM);
+}
+
+extern "C" __global__ void scale(const long long *shares, REAL factor) {
+    REAL *const x = address_of(shares[2 * (long long)blockIdx.x]);
+    const long long n = shares[2 * (long long)blockIdx.x + 1];
+    const bool whole = on_lanes(x);
+    for (long long i = W * (int)threadIdx.x; i < n; i += W * (int)blockDim.x) {
+        REAL v[W];
+        load_at(v, x, i, n, whole);
+#pragma unroll
+        for (int l = 0; l < W; l++) v[l] *= factor;
+        store_at(x, v, i, n, whole);
+    }
+}
+
+// sums (blocks): of x_i^2 in double. 256 threads.
 extern "C" __global__ void sum_squares(double *sums, const long long *shares) {
     FSQ_SHARED(bytes);
     double *const shared = (double *)bytes;
-    const REAL *const x = reinterpret_cast<const REAL *>(shares[2 * blockIdx.x]);
-    const long long n = shares[2 * blockIdx.x + 1];
+    const REAL *const x = address_of(shares[2 * (long long)blockIdx.x]);
+    const long long n = shares[2 * (long long)blockIdx.x + 1];
     const bool whole = on_lanes(x);
     double sum = 0;
 #pragma unroll 4
