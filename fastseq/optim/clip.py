@@ -39,13 +39,12 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float:
     (5.0, [0.6, 0.8])
     """
     checked_at_least("max_norm", max_norm)
-    gradients = _own_gradients(params)
-    norm = math.sqrt(sum(backend_of(*each).sum_squares(*each) for each in _by_kind(gradients)))
+    kinds = _by_kind(_own_gradients(params))
+    norm = math.sqrt(sum(backend_of(*each).sum_squares(*each) for each in kinds))
     if norm > max_norm:
         factor = max_norm / (norm + 1e-6)
         for each in kinds:
-            if each:
-                backend_of(*each).scale(*each, factor=factor)
+            backend_of(*each).scale(*each, factor=factor)
     return norm
 
 
