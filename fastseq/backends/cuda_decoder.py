@@ -160,9 +160,8 @@ def _task(gates: int, B: int, H: int, item: int, least: int) -> tuple[int, int, 
 
 def _variants(B: int, item: int) -> list[tuple[int, int]]:
     """Rows and units of a lane, from the smallest task to the largest; float64 has no room for two units."""
-    if B <= 8:
-        return [(1, 1)] if item == 8 else [(1, 1), (1, 2)]
-    return [(2, 1), (4, 1)] if item == 8 else [(2, 1), (4, 1), (4, 2)]
+    tasks = [(1, 1), (1, 2)] if B <= 8 else [(2, 1), (2, 2)] if B <= 16 else [(2, 1), (4, 1), (4, 2)]
+    return tasks if item == 4 else [task for task in tasks if task[1] == 1]
 
 
 def cooperative() -> bool:

@@ -75,7 +75,7 @@ def test_float64(cell, on_gpu, rng):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("variant", [(1, 2), (2, 1), (4, 1), (4, 2)], ids=str)
+@pytest.mark.parametrize("variant", [(1, 2), (2, 1), (2, 2), (4, 1), (4, 2)], ids=str)
 def test_every_task_size_and_both_ways_of_launching(cell, variant, cuda, on_gpu, monkeypatch, rng):
     """One cooperative launch and one launch for each phase of each step: the same bits."""
     problem = Problem(cell, T=3, B=35, S=6, I=5, H=21, M=19, A=35, ragged=True)
