@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python=${PYTHON:-python3}
-steps=${*:-suite vmath sanitizers threads clang arm fuzz torch benchmarks docs ci}
+steps=${*:-suite cuda vmath sanitizers threads clang arm fuzz torch benchmarks docs ci}
 unset FASTSEQ_ISA FASTSEQ_NUM_THREADS FASTSEQ_NO_OPENMP PYTHONPATH VIRTUAL_ENV
 
 # What cannot run here is said at the end, not passed over.
@@ -35,9 +35,20 @@ suite() { # every instruction set, by its environment variable too, and thread c
     away
     for isa in $("$work/gcc/bin/python" -c 'import fastseq as fs; print(*fs.runtime.config()["isas_available"])'); do
         for threads in 1 2 5; do
-            FASTSEQ_ISA=$isa FASTSEQ_NUM_THREADS=$threads "$work/gcc/bin/python" -m pytest -q tests
+            FASTSEQ_ISA=$isa FASTSEQ_NUM_THREADS=$threads "$work/gcc/bin/python" -m pytest -q tests --ignore=tests/cuda
         done
     done
+}
+
+cuda() { # the CUDA kernels in the emulator: threads in either order, a search for races, and for accesses outside of arrays
+    environment gcc
+    away
+    for order in forward backward; do
+        FASTSEQ_EMULATOR_ORDER=$order "$work/gcc/bin/python" -m pytest -q tests/cuda
+    done
+    FASTSEQ_CUDA_RACES=1 "$work/gcc/bin/python" -m pytest -q tests/cuda
+    FASTSEQ_CUDA_ASAN=1 LD_PRELOAD=$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0:halt_on_error=0 \
+        "$work/gcc/bin/python" -m pytest -q tests/cuda --ignore=tests/cuda/test_nvrtc.py
 }
 
 vmath() { # all 2^32 floats

@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 from tests.cuda.emulator.build import cache
 
-KERNELS = Path(__file__).resolve().parents[2] / "fastseq" / "backends" / "kernels"
+# Where the package is installed, which may be elsewhere than its tests; not imported, for that takes longer than to compile some kernels.
+KERNELS = Path(importlib.util.find_spec("fastseq").origin).parent / "backends" / "kernels"
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.M)
 
 
