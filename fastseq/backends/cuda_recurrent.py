@@ -1,7 +1,8 @@
 """Recurrent layers on a GPU: x's products for all steps at once, a loop of products and fused cells, and the weights' gradients at once.
 
 The loop is a plan's (`cuda_recurrent_plan.py`), recorded as a CUDA graph from its second run on; what it reads is copied into the plan and
-what it gives out of it.
+what it gives out of it. LSTMs and GRUs without options whose weights fit a GPU's registers and shared memory run in one kernel for all
+steps instead (`cuda_persistent.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import cupy
 import numpy as np
 
-from fastseq.backends import cuda_recurrent_weights
+from fastseq.backends import cuda_recurrent_persistent, cuda_recurrent_weights
 from fastseq.backends.cuda_launch import contiguous, int64
 from fastseq.backends.cuda_recurrent_call import Call, Packed, Upstream
 from fastseq.backends.cuda_recurrent_masks import keys_of
@@ -80,6 +81,10 @@ def recurrent_forward(
     call = Call(packed.dense(), contiguous(x), lengths, reset, noise)
     lstm = packed.cell == "lstm"
     h_0, c_0 = (None if state is None else contiguous(state) for state in (h_0, c_0 if lstm else None))
+    if checkpoint_every is None and cuda_recurrent_persistent.applies(call, states and lstm):
+        whole = cuda_recurrent_persistent.forward(call, h_0, c_0, training)
+        if whole is not None:
+            return whole
     y = cupy.empty((T, B, D * P), x.dtype)
     cells = cupy.empty((D, T, B, H), x.dtype) if lstm and states else None
     h_n, c_n = cupy.empty((D, B, P), x.dtype), cupy.empty((D, B, H), x.dtype) if lstm else None
@@ -212,6 +217,13 @@ def recurrent_backward(
     dstates = cupy.empty((D, T, B, P), dtype) if need_dstates else None
     weights: list[Weights | None] = [None] * D
     upstream = Upstream(dy, dh_n, dc_n if lstm else None, dcells if lstm else None)
+    if isinstance(cache, cuda_recurrent_persistent.Cache):
+        whole = None if need_dstates else cuda_recurrent_persistent.backward(cache, upstream, dx, dh_0, dc_0, need_weights)
+        if whole is not None:
+            return {"dx": dx, "dh_0": dh_0, "dc_0": dc_0, "weights": whole, "dstates": None}
+        # The gradients of all states, which one kernel for all steps does not write, or a launch that was refused: again, step by step.
+        ends = cupy.empty_like(dh_0), None if dc_0 is None else cupy.empty_like(dc_0)
+        cache = _forward(call, _Part(0, D, 0, T), True, cache.h_0, cache.c_0, None, *ends, None)
     if isinstance(cache, _Empty):
         if dx is not None:
             dx.fill(0)
