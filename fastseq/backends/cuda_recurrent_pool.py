@@ -37,6 +37,7 @@ class Lease:
 
     def __init__(self, shape: Shape) -> None:
         self.home = home(shape)
+        self._abroad = False  # another stream has used the plan: what is launched on ours next may come too early
         with _lock:
             self._shelf = _shelves.setdefault(self.home, _Shelf())
             _shelves.move_to_end(self.home)
@@ -46,6 +47,7 @@ class Lease:
     def gradients(self) -> Gradients:
         """Where backward writes: nobody else's until the next call, if this is the plan's own stream and thread."""
         if home(self.plan.shape) != self.home:
+            self._abroad = True
             return _made(lambda: Gradients(self.plan))
         if self._shelf.gradients is None:
             self._shelf.gradients = _made(lambda: Gradients(self.plan))
@@ -53,7 +55,7 @@ class Lease:
 
     def end(self) -> None:
         """Gives the plan back. The caller has launched its last kernel on it."""
-        if sys.is_finalizing():
+        if self._abroad or sys.is_finalizing():
             return
         with _lock:
             if _shelves.get(self.home) is self._shelf and len(self._shelf.spare) < _SPARE:

@@ -6,11 +6,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import fastseq as fs
 from fastseq.backends import cpu, reference
 from fastseq.backends.recurrent import CELLS, Noise, Weights, gates_of
 from tests.recurrent_problems import NOISE, OPTIONS, Problem, assert_all_same, gradients, options_named
+from tests.test_recurrent_combinations import problems
 from tests.tolerance import assert_close, assert_same_bits
 
 
@@ -92,6 +95,13 @@ def test_lengths_of_zero_and_of_all_steps(run, cell, rng):
     for lengths in ([0, 0, 0, 0], [3, 3, 3, 3], [0, 3, 1, 0]):
         a = problem.inputs(rng, np.float64)._replace(lengths=np.array(lengths))
         _assert_right(run(problem, a), problem, a, str(lengths))
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(problems(), st.integers(0, 2**32), st.sampled_from([None, 1, 2, 3]))
+def test_any_options_at_once(run, problem, seed, every):
+    a = problem.inputs(np.random.default_rng(seed), np.float64)
+    _assert_right(run(problem, a, checkpoint_every=every), problem, a, f"every {every}")
 
 
 # ---------------------------------------------------------------- what does not matter
@@ -294,7 +304,7 @@ def test_another_stream_has_its_own_plans(cuda, cupy, to_gpu, pool, rng):
         assert_all_same({n: g.get() for n, g in problem.results(cuda, a).items()}, want)
         stream.synchronize()
     del cache
-    assert pool.waiting() == 2
+    assert pool.waiting() == 1  # the first one's memory may still be read by the other stream
 
 
 def test_the_pool_keeps_no_more_than_its_share(cuda, to_gpu, pool, rng, monkeypatch):
