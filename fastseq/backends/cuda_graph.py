@@ -40,8 +40,7 @@ class Loop:
                 self.failure = str(error)  # the error itself would hold its caller's arrays
                 warnings.warn(f"cuda: a loop could not be recorded as a graph and is launched kernel by kernel: {error}", RuntimeWarning, stacklevel=2)
         if self._graphs is None:
-            for s in steps:
-                step(s)
+            launch(step, steps)
             return
         for graph in self._graphs:
             graph.launch(cupy.cuda.get_current_stream())
@@ -55,6 +54,13 @@ class Loop:
         self._scratch = _scratch_of(cupy.cuda.get_current_stream().ptr)
         with scratch(self._scratch):
             self._graphs = [_recorded(step, steps[k : k + _AT_ONCE]) for k in range(0, len(steps), _AT_ONCE)]
+
+
+def launch(step: Callable[[int], None], steps: range) -> None:
+    """The loop as it stands, with the products' kernels and bits of the recorded one: cuBLAS chooses them by its scratch too."""
+    with scratch(_scratch_of(cupy.cuda.get_current_stream().ptr)):
+        for s in steps:
+            step(s)
 
 
 def _scratch_of(stream: int) -> Any:

@@ -13,6 +13,7 @@ import cupy
 import numpy as np
 
 from fastseq.backends import cuda_recurrent_persistent, cuda_recurrent_weights
+from fastseq.backends.cuda_graph import launch
 from fastseq.backends.cuda_launch import contiguous, int64
 from fastseq.backends.cuda_recurrent_call import Call, Packed, Upstream
 from fastseq.backends.cuda_recurrent_masks import keys_of
@@ -257,8 +258,7 @@ def _backward(
     if home(plan.shape) == lease.home:
         plan.backward_loop(upstream.dcells is not None, dstates is not None).run(lambda s: plan.backward_step(s, w), steps)
     else:
-        for s in steps:
-            plan.backward_step(s, w)
+        launch(lambda s: plan.backward_step(s, w), steps)
     plan.by_units(plan.end("end_back"), plan.shape.D * plan.shape.B, max(plan.shape.P, plan.shape.H), dh_0, dc_0)
     if dstates is not None:
         dstates[...] = w.dstates
