@@ -24,6 +24,7 @@ class RawModule:
 
     def compile(self, log_stream=None):
         if self._module is None:
+            device.refuse_while_capturing("load a module")
             self._module = build.Module(self.code, self.options)
 
     def get_function(self, name):
