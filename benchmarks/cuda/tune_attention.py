@@ -183,7 +183,7 @@ class Problem:
     def kernel(self, side: str) -> str:
         """Time and rate of one side's kernel, as it is cut now."""
         launch, kept = cuda_attention_mma._launch, []
-        cuda_attention_mma._launch = lambda s, *rest: kept.append((s, *rest)) if s == side else None
+        cuda_attention_mma._launch = lambda s, *rest, **_: kept.append((s, *rest)) if s == side else None
         try:
             cuda_attention_mma.forward(self.y, self.lse, self.q, self.plan, self.call)
             cuda_attention_mma.backward(self.outputs, self.y, self.lse, self.dy, self.plan, self.call)

@@ -72,7 +72,8 @@ def attention_backward(
     gradients = dq, dk, dv, cupy.zeros((call.B, call.heads, call.Tq, call.Tk), call.dtype) if need_dscores else None
     given = None if dweights is None else (contiguous(weights), contiguous(dweights))
     run_if = None
-    if mma.takes(call) and not options.tiles and given is None:
+    # p = exp(score - lse) wants the very score that lse came from: few queries had theirs from products of float32.
+    if mma.takes(call) and not decode.takes(call) and not options.tiles and given is None:
         plan = mma.prepare(q, k, v, call, backward=True)
         mma.backward(gradients, y, lse, dy, plan, call)
         run_if = plan.special

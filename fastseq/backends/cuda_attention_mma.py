@@ -118,8 +118,8 @@ def prepare(q: Array, k: Array, v: Array, call: Call, *, backward: bool) -> _Pla
     return _Plan(device, form, dim, to_q, to_k, to_v, special)
 
 
-def _launch(side: str, plan: _Plan, call: Call, arrays: tuple[Any, ...]) -> None:
-    cut = _cut(plan.device, side, plan.form, plan.dim, call.has_extras)
+def _launch(side: str, plan: _Plan, call: Call, arrays: tuple[Any, ...], *, extras: bool = False) -> None:
+    cut = _cut(plan.device, side, plan.form, plan.dim, call.has_extras or extras)
     T, heads = (call.Tk, call.kv_heads) if side == "keys" else (call.Tq, call.heads)
     cut.run(call.B * heads * -(-T // cut.rows), cut.threads, (*arrays, plan.special, call.problem), cut.shared)
 
@@ -138,4 +138,4 @@ def backward(gradients: tuple[Array, Array, Array, Array | None], y: Array, lse:
     run(-(-rows * 32 // _PREPARE_THREADS), _PREPARE_THREADS, (to, stats, plan.special, dy, y, lse, call.problem))
     inputs = plan.q, plan.k, plan.v, to, stats
     _launch("keys", plan, call, (dk, dv, *inputs))
-    _launch("queries", plan, call, (dq, dscores, *inputs))
+    _launch("queries", plan, call, (dq, dscores, *inputs), extras=dscores is not None)

@@ -9,13 +9,15 @@
 #define COLUMNS 16
 #include "attention_pieces.cuh"
 
-__device__ __forceinline__ bool odd(float x) { return !is_finite(x); }
+// What a product takes for a number. bfloat16's largest one is a little less than float32's, so rounding may give an infinity.
+__device__ __forceinline__ float rounded(float x) {
+    return FORMAT == 96 ? x : FORMAT == 32 ? __uint_as_float(to_tf32(x)) : from_bf16(to_bf16(x));
+}
 
-// Whether any of these numbers is special once it is rounded: bfloat16's largest number is a little less than float32's.
 __device__ __forceinline__ bool any_odd(const float (&x)[PER_PIECE]) {
     bool found = false;
 #pragma unroll
-    for (int e = 0; e < PER_PIECE; e++) found |= odd(FORMAT == 96 ? x[e] : FORMAT == 32 ? __uint_as_float(to_tf32(x[e])) : from_bf16(to_bf16(x[e])));
+    for (int e = 0; e < PER_PIECE; e++) found |= !is_finite(rounded(x[e]));
     return found;
 }
 
@@ -56,7 +58,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         load_piece(output, rows_of(y, p.y, b, h) + i * p.y.row, piece * PER_PIECE, p.Dv, p.wide & WIDE_Y);
     }
 #pragma unroll
-    for (int e = 0; e < PER_PIECE; e++) sum += gradient[e] * output[e];
+    for (int e = 0; e < PER_PIECE; e++) sum += rounded(gradient[e]) * output[e];    // as dp has it: the two cancel where one key is seen
 #pragma unroll
     for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
     if (any_odd(gradient)) *special = 1;
