@@ -96,13 +96,13 @@ def conv_backward(
     """dx, dweight and dbias, None where they are not asked for."""
     conv, x, dy = _Conv(x, weight, groups, window), contiguous(x), contiguous(dy)
     dx = cupy.zeros(x.shape, conv.dtype) if need_dx else None
-    dweight = cupy.zeros(conv.weight.shape, conv.dtype) if need_dweight else None
+    dweight = cupy.zeros(weight.shape, conv.dtype) if need_dweight else None
     for chunk in conv.chunks() if (need_dx or need_dweight) and dy.size and x.size else ():
         d = conv.products(chunk)
         conv.exchange(dy, d, None, chunk, False)
         if dweight is not None:
             # y = W col(x)
-            gemm(d, conv.columns(x, chunk).swapaxes(1, 2), dweight, accumulate=True)
+            gemm(d, conv.columns(x, chunk).swapaxes(1, 2), dweight.reshape(conv.weight.shape), accumulate=True)
         if dx is not None:
             col = gemm(conv.weight.swapaxes(1, 2), d)
             part = dx[chunk.first : chunk.first + chunk.n]
@@ -110,7 +110,7 @@ def conv_backward(
                 part, col, conv.C, chunk.n, chunk.position, chunk.positions, conv.out_h, int(chunk.position > 0), *conv.sizes
             )  # fmt: skip
             conv.kernel("conv_gather")(-(-part.size // THREADS), THREADS, arguments)
-    return dx, None if dweight is None else dweight.reshape(weight.shape), _channel_sums(dy) if need_dbias else None
+    return dx, dweight, _channel_sums(dy) if need_dbias else None
 
 
 def _channel_sums(dy: Array) -> Array:

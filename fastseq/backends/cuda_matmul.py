@@ -109,20 +109,26 @@ def bias_backward(dy: Array) -> Array:
     M, N = dy.shape
     if M == 0 or N == 0:
         return cupy.zeros(N, dy.dtype)
-    dy = aligned(dy)
     layout = column_layout(M, N, dy.dtype)
-    sums = cupy.empty((layout.grid[1], N), dy.dtype)
-    arguments = (sums, dy, int64(M), N, int64(layout.rows), 0)
-    layout.kernel("bias.cu", "column_sums")(layout.grid, layout.block, arguments, layout.shared)
-    return sums[0] if len(sums) == 1 else sum_of_parts(sums)
+    parts = layout.grid[1]
+    sums = cupy.empty(N if parts == 1 else (parts, N), dy.dtype)
+    layout.kernel("bias.cu", "column_sums")(
+        layout.grid, layout.block, (sums, aligned(dy), None, None, int64(M), N, int64(layout.rows), 0), layout.shared
+    )
+    return sums if parts == 1 else sum_of_parts(sums)
 
 
 def sum_of_parts(parts: Array, out: Array | None = None, *, add: bool = False) -> Array:
     """The sums (N,) over the rows of parts (P, N), in their order; `add`: to what is in `out`."""
-    P, N = parts.shape
-    out = cupy.empty(N, parts.dtype) if out is None else out
-    layout = column_layout(P, N, parts.dtype, whole=True)
-    layout.kernel("bias.cu", "column_sums")(
-        layout.grid, layout.block, (out, parts, int64(P), N, int64(layout.rows), int(add)), layout.shared
-    )
+    out = cupy.empty(parts.shape[1], parts.dtype) if out is None else out
+    sums_of_parts(((parts, out),), add=add)
     return out
+
+
+def sums_of_parts(work: tuple[tuple[Array, Array], ...], *, add: bool = False) -> None:
+    """The same in one launch for one or two (parts, out) of a size."""
+    (parts, out), (others, other) = work[0], work[1] if len(work) > 1 else (None, None)
+    P, N = parts.shape
+    layout = column_layout(P, N, parts.dtype, whole=True)
+    arguments = (out, parts, other, others, int64(P), N, int64(layout.rows), int(add))
+    layout.kernel("bias.cu", "column_sums")((*layout.grid, len(work)), layout.block, arguments, layout.shared)

@@ -9,7 +9,7 @@ import cupy
 
 from fastseq.backends.cuda_launch import contiguous, int64
 from fastseq.backends.cuda_layout import aligned, column_layout, row_layout
-from fastseq.backends.cuda_matmul import sum_of_parts
+from fastseq.backends.cuda_matmul import sums_of_parts
 
 Array = Any
 
@@ -51,28 +51,29 @@ def layer_norm_backward(
 ) -> tuple[Array | None, Array | None, Array | None]:
     """The gradient of s (of x and of the residual alike), dweight and dbias, None where they are not asked for; ds: s's own, or None."""
     N, dtype = s.shape[-1], s.dtype
-    M, asked = math.prod(s.shape[:-1]), need_dweight + need_dbias
+    M = math.prod(s.shape[:-1])
     dx = cupy.empty(s.shape, dtype) if need_dx else None
+    wanted = need_dweight, need_dbias
     if s.size == 0:
-        return dx, cupy.zeros(N, dtype) if need_dweight else None, cupy.zeros(N, dtype) if need_dbias else None
-    dy, s, mean, rstd = aligned(dy), aligned(s), None if mean is None else contiguous(mean), contiguous(rstd)
-    layout = row_layout(N, dtype, 2)
+        dweight, dbias = (cupy.zeros(N, dtype) if need else None for need in wanted)
+        return dx, dweight, dbias
+    layout, columns = row_layout(N, dtype, 2), column_layout(M, N, dtype)
     down = layout.block[1]
     share = -(-M // (min(_BLOCKS, -(-M // (down * _TURNS))) * down)) * down
-    columns = column_layout(M, N, dtype)
     parts = -(-M // share) if layout.kept else columns.grid[1]
-    sums = cupy.empty((parts, asked, N), dtype)
-    dweight, dbias = sums if need_dweight else None, sums[0, -1] if need_dbias else None
+    # The tape takes an array as a gradient as it is, but copies a view: the sums of one part are the gradients.
+    sums = [cupy.empty(N if parts == 1 else (parts, N), dtype) if need else None for need in wanted]
+    dy, s, mean, rstd = aligned(dy), aligned(s), None if mean is None else contiguous(mean), contiguous(rstd)
     if need_dx or layout.kept:
         inputs = (dy, None if ds is None else aligned(ds), s, mean, rstd, None if weight is None else aligned(weight))
-        arguments = (dx, dweight, dbias, *inputs, int64(M), N, int64(share), int64(asked * N))
-        shared = (128 + (down * N if layout.kept and asked else 0)) * dtype.itemsize
+        shared = (128 + (down * N if layout.kept and any(wanted) else 0)) * dtype.itemsize
+        arguments = (dx, *sums, *inputs, int64(M), N, int64(share))
         layout.kernel("layer_norm.cu", "layer_norm_backward")(-(-M // share), layout.block, arguments, shared)
-    if not layout.kept and asked:
-        columns.kernel("layer_norm_sums.cu", "layer_norm_sums")(
-            columns.grid, columns.block, (dweight, dbias, dy, s, mean, rstd, int64(M), N, int64(columns.rows), int64(asked * N)), columns.shared
-        )
-    if not asked:
-        return dx, None, None
-    all_sums = sum_of_parts(sums.reshape(parts, asked * N)).reshape(asked, N)
-    return dx, all_sums[0] if need_dweight else None, all_sums[-1] if need_dbias else None
+    if not layout.kept and any(wanted):
+        arguments = (*sums, dy, s, mean, rstd, int64(M), N, int64(columns.rows))
+        columns.kernel("layer_norm_sums.cu", "layer_norm_sums")(columns.grid, columns.block, arguments, columns.shared)
+    if parts > 1 and any(wanted):
+        found = [None if part is None else cupy.empty(N, dtype) for part in sums]
+        sums_of_parts(tuple((part, out) for part, out in zip(sums, found, strict=True) if part is not None))
+        sums = found
+    return dx, sums[0], sums[1]

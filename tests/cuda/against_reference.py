@@ -39,7 +39,11 @@ def host(x):
 
 def run(name, *arrays, layout="dense", **options):
     """The backend's result on the host, from the host's arrays."""
-    return host(getattr(cuda, name)(*(laid_out(x, layout) for x in arrays), **options))
+    found = getattr(cuda, name)(*(laid_out(x, layout) for x in arrays), **options)
+    if name.endswith("_backward"):
+        for x in found if isinstance(found, tuple) else (found,):
+            assert x is None or x.base is None, "the tape copies gradients that are views"
+    return host(found)
 
 
 def check(name, *arrays, terms=1, layout="dense", **options):

@@ -1,12 +1,14 @@
 // bias.cu - db = the sum over the rows of dy (M, N).
 //
-// Bound by the bytes of dy, which is read once: every row of blocks adds up its part of the rows, and a second launch the parts.
+// Bound by the bytes of dy, which is read once: every row of blocks adds up its part of the rows, and a second launch the parts. A launch
+// takes one matrix or two of a size.
 #include "device.cuh"
 #include "columns.cuh"
 
-// sums (parts, N): of `rows` rows each; add: to what is there.
-extern "C" __global__ void column_sums(REAL *sums, const REAL *dy, long long M, int N, long long rows, int add) {
+// sums (parts, N): of `rows` rows each; add: to what is there. The second layer of blocks has others.
+extern "C" __global__ void column_sums(REAL *sums, const REAL *dy, REAL *other_sums, const REAL *other, long long M, int N, long long rows, int add) {
     FSQ_SHARED(bytes);
+    if (blockIdx.z) sums = other_sums, dy = other;
     const int column = this_column();
     const bool here = column < N;
     const long long first = blockIdx.y * rows, end = first + rows < M ? first + rows : M;

@@ -67,11 +67,11 @@ __device__ __forceinline__ void scaled_and_hat(REAL (&d)[W], REAL (&hat)[W], con
     }
 }
 
-// dx, or null; ds: s's own gradient, or null. dweight and dbias, or null: N sums over the rows of each block, `step` apart, where a row is kept.
+// dx, or null; ds: s's own gradient, or null. dweight and dbias (blocks, N), or null: the sums over a block's rows, where a row is kept.
 // The block's rows of threads take turns on the rows. shared: 128 elements, and N for each row of threads.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS) layer_norm_backward(
     REAL *dx, REAL *dweight, REAL *dbias, const REAL *dy, const REAL *ds, const REAL *s, const REAL *mean, const REAL *rstd, const REAL *weight, long long rows,
-    int length, long long share, long long step) {
+    int length, long long share) {
     FSQ_SHARED(bytes);
     REAL *shared = (REAL *)bytes;
     const long long first = blockIdx.x * share, end = first + share < rows ? first + share : rows;
@@ -124,7 +124,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS) layer_norm_backward(
             for (int i = threadIdx.y * ROW + threadIdx.x; i < length; i += blockDim.y * ROW) {
                 REAL sum = 0;
                 for (int y = 0; y < (int)blockDim.y; y++) sum += all[y * length + i];
-                to[blockIdx.x * step + i] = sum;
+                to[(long long)blockIdx.x * length + i] = sum;
             }
             __syncthreads();
         }

@@ -4,10 +4,9 @@
 #include "device.cuh"
 #include "columns.cuh"
 
-// dweight and dbias, or null: N sums for each part of the rows, `step` apart.
+// dweight and dbias (parts, N), or null.
 extern "C" __global__ void layer_norm_sums(
-    REAL *dweight, REAL *dbias, const REAL *dy, const REAL *s, const REAL *mean, const REAL *rstd, long long M, int N, long long rows,
-    long long step) {
+    REAL *dweight, REAL *dbias, const REAL *dy, const REAL *s, const REAL *mean, const REAL *rstd, long long M, int N, long long rows) {
     FSQ_SHARED(bytes);
     const int column = this_column();
     const bool here = column < N;
@@ -30,6 +29,6 @@ extern "C" __global__ void layer_norm_sums(
     over_rows(by_weight, (REAL *)bytes);
     over_rows(by_bias, (REAL *)bytes);
     if (!here || threadIdx.y != 0) return;
-    if (dweight) store_lanes(dweight + blockIdx.y * step + column, by_weight);
-    if (dbias) store_lanes(dbias + blockIdx.y * step + column, by_bias);
+    if (dweight) store_lanes(dweight + (long long)blockIdx.y * N + column, by_weight);
+    if (dbias) store_lanes(dbias + (long long)blockIdx.y * N + column, by_bias);
 }
