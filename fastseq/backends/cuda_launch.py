@@ -139,7 +139,7 @@ def macros_of(dtype: Any) -> dict[str, Any]:
 
 def contiguous(x: Array) -> Array:
     """x with its elements in order, itself where they are."""
-    return cupy.ascontiguousarray(x)
+    return x if x.flags.c_contiguous else cupy.ascontiguousarray(x)  # which would make an axis for a number
 
 
 # ---------------------------------------------------------------- products

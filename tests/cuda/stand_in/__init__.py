@@ -59,7 +59,7 @@ def _array(object, dtype=None, copy=True, order="K", subok=False, ndmin=0):
 
 
 def _ascontiguousarray(a, dtype=None):
-    if isinstance(a, ndarray) and a._a.flags.c_contiguous and (dtype is None or a.dtype == np.dtype(dtype)):
+    if isinstance(a, ndarray) and a.ndim and a._a.flags.c_contiguous and (dtype is None or a.dtype == np.dtype(dtype)):
         return a
     if isinstance(a, ndarray):
         found = empty_numpy(a.shape or (1,), dtype or a.dtype)
