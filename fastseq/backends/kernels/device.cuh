@@ -392,23 +392,21 @@ __device__ __forceinline__ uint4 load_relaxed(const uint4 *p) {
     asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
     return v;
 #else
-    return *p;
+    return emu::load_relaxed(p);
 #endif
 }
 __device__ __forceinline__ void store_relaxed(uint4 *p, uint4 v) {
 #ifndef FSQ_EMULATED
     asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 #else
-    *p = v;
-    emu::emu_progress();
+    emu::store_relaxed(p, v);
 #endif
 }
 __device__ __forceinline__ void store_relaxed(unsigned *p, unsigned v) {
 #ifndef FSQ_EMULATED
     asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
 #else
-    *p = v;
-    emu::emu_progress();
+    emu::store_relaxed(p, v);
 #endif
 }
 // Between two looks at such a word.

@@ -146,11 +146,11 @@ class Kernel:
             raise EmulatorError(f"{self.name}: {_PLACE.sub(self._line, error.decode())}")
 
     def _line(self, place):
-        """The line of the source that an address in the shared object belongs to."""
-        found = subprocess.run(["addr2line", "-e", *place.groups()], capture_output=True, text=True).stdout if shutil.which("addr2line") else ""
-        number = re.search(r"kernel\.cu:(\d+)", found)
+        """The line of the source that an address in the shared object belongs to, and those of its callers that are in the same function."""
+        found = subprocess.run(["addr2line", "-i", "-e", *place.groups()], capture_output=True, text=True).stdout if shutil.which("addr2line") else ""
         lines = self._text.splitlines()
-        return f" (`{lines[int(number.group(1)) - 1].strip()}`)" if number and int(number.group(1)) <= len(lines) else ""
+        known = [lines[int(n) - 1].strip() for n in re.findall(r"kernel\.cu:(\d+)", found) if 0 < int(n) <= len(lines)]
+        return f" (`{'` in `'.join(known)}`)" if known else ""
 
 
 class Module:

@@ -104,8 +104,14 @@ static inline unsigned __activemask() { emu::emu_fail("__activemask is not a pro
 // ---------------------------------------------------------------- atomics, on whole numbers only: sums of floats would depend on the order
 
 #define EMU_UNSEEN __attribute__((noinline, no_sanitize("thread"))) // by the search for races: one access that nothing can divide
-template <class T> static EMU_UNSEEN T emu_load(const T *p) { return *(const volatile T *)p; }
-template <class T> static EMU_UNSEEN void emu_store(T *p, T value) { *(volatile T *)p = value; }
+template <class T> static EMU_UNSEEN T emu_load(const T *p) {
+    asm("" ::: "memory");
+    return *p;
+}
+template <class T> static EMU_UNSEEN void emu_store(T *p, T value) {
+    *p = value;
+    asm("" ::: "memory");
+}
 template <class T> static inline T emu_atomic(T *address, T value) {
     static_assert(T(0.5) == T(0), "atomics on floats are not deterministic");
     T old = emu_load(address);
@@ -138,6 +144,11 @@ static inline unsigned atomicInc(unsigned *address, unsigned limit) { return emu
 
 namespace emu {
 
+template <class T> static inline T load_relaxed(const T *p) { return emu_load(p); }
+template <class T> static inline void store_relaxed(T *p, T value) {
+    emu_store(p, value);
+    emu_progress();
+}
 static inline unsigned load_acquire(const unsigned *p) {
     emu_poll("load_acquire");
     unsigned value = emu_load(p);
