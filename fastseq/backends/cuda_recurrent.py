@@ -135,11 +135,8 @@ def _forward(
     plan.load_inputs(directions, call.x[part.start : part.start + part.T])
     _begin(plan, call, part, h_0, c_0)
     plan.forward_loop.run(plan.forward_step, range(part.T))
-    rows = shape.D * shape.B
-    plan.by_units(plan.end("emit"), rows * part.T if y is not None else rows, shape.P, y, h_n, plan.h, shape.P, 1, 1)
-    if c_n is not None:
-        keep = int(shape.cells)
-        plan.by_units(plan.end("emit"), rows * part.T if cells is not None else rows, shape.H, cells, c_n, plan.c, shape.H, keep, 0)
+    rows = shape.D * shape.B * (1 if y is None and cells is None else part.T)
+    plan.by_units(plan.end("emit"), rows, shape.P if c_n is None else max(shape.P, shape.H), y, h_n, cells, c_n)
     if training:
         return _Cache(call, part, Held(lease))
     lease.end()
@@ -214,14 +211,15 @@ def recurrent_backward(
     (T, B, _), D, (_, P, H), dtype = call.x.shape, len(call.packed.directions), call.packed.sizes, call.x.dtype
     lstm = call.packed.cell == "lstm"
     dx = cupy.empty_like(call.x) if need_dx else None
+    upstream = Upstream(dy, dh_n, dc_n if lstm else None, dcells if lstm else None)
+    if isinstance(cache, cuda_recurrent_persistent.Cache):
+        whole = None if need_dstates else cuda_recurrent_persistent.backward(cache, upstream, dx, need_weights)
+        if whole is not None:
+            return whole
     dh_0, dc_0 = cupy.empty((D, B, P), dtype), cupy.empty((D, B, H), dtype) if lstm else None
     dstates = cupy.empty((D, T, B, P), dtype) if need_dstates else None
     weights: list[Weights | None] = [None] * D
-    upstream = Upstream(dy, dh_n, dc_n if lstm else None, dcells if lstm else None)
     if isinstance(cache, cuda_recurrent_persistent.Cache):
-        whole = None if need_dstates else cuda_recurrent_persistent.backward(cache, upstream, dx, dh_0, dc_0, need_weights)
-        if whole is not None:
-            return {"dx": dx, "dh_0": dh_0, "dc_0": dc_0, "weights": whole, "dstates": None}
         # The gradients of all states, which one kernel for all steps does not write, or a launch that was refused: again, step by step.
         ends = cupy.empty_like(dh_0), None if dc_0 is None else cupy.empty_like(dc_0)
         cache = _forward(call, _Part(0, D, 0, T), True, cache.h_0, cache.c_0, None, *ends, None)
@@ -247,26 +245,28 @@ def _backward(
     lease, part = cache.held.lease, cache.part
     plan = lease.plan
     w = lease.gradients()
-    into: Array
-    for into, given in ((w.dy, upstream.dy), (w.direct, upstream.dh_n), (w.dc, upstream.dc_n), (w.dcells, upstream.dcells)):
-        if given is not None:
-            into[...] = given
-        elif into is not None and into is not w.dcells:
-            into.fill(0)
+    if upstream.dy is None:
+        w.dy.fill(0)
+    else:
+        w.dy[...] = upstream.dy
+    if upstream.dcells is not None:
+        w.dcells[...] = upstream.dcells
     w.point(plan, upstream.dcells is not None, dstates is not None)
+    rows, width = plan.shape.D * plan.shape.B, max(plan.shape.P, plan.shape.H)
+    last = [None if given is None else contiguous(given) for given in (upstream.dh_n, upstream.dc_n)]
+    plan.by_units(plan.end("begin_back"), rows, width, *last)
     steps = range(part.T - 1, -1, -1)
     if home(plan.shape) == lease.home:
         plan.backward_loop(upstream.dcells is not None, dstates is not None).run(lambda s: plan.backward_step(s, w), steps)
     else:
         launch(lambda s: plan.backward_step(s, w), steps)
-    plan.by_units(plan.end("end_back"), plan.shape.D * plan.shape.B, max(plan.shape.P, plan.shape.H), dh_0, dc_0)
+    plan.by_units(plan.end("end_back"), rows, width, dh_0, dc_0)
     if dstates is not None:
         dstates[...] = w.dstates
     directions = cache.call.packed.directions[part.first : part.first + part.D]
     x = cache.call.x[part.start : part.start + part.T]
     if need_weights:
-        rows = x.reshape(part.T * x.shape[1], x.shape[2])
-        x = cuda_recurrent_weights.without_padding(rows, cache.call.lengths, part.T, x.shape[1], part.start).reshape(x.shape)
+        x = cuda_recurrent_weights.without_padding(x, cache.call.lengths, part.start)
     return cuda_recurrent_weights.gradients(plan, w, directions, x, dx, need_weights)
 
 

@@ -82,7 +82,12 @@ def forward(
         results.append(result)
     ys, hs, cs, saved = zip(*results, strict=True)
     y = ys[0] if D == 1 else cupy.concatenate(ys, axis=2)
-    return y, cupy.stack(hs), cupy.stack(cs) if lstm else None, None, Cache(call, h_0, c_0, saved) if training else None
+    return y, _stacked(hs), _stacked(cs) if lstm else None, None, Cache(call, h_0, c_0, saved) if training else None
+
+
+def _stacked(states: tuple[Array, ...]) -> Array:
+    """The states (B, H) of the directions as one array (D, B, H)."""
+    return states[0].reshape(1, *states[0].shape) if len(states) == 1 else cupy.stack(states)
 
 
 def _biases(w: Weights) -> tuple[Array, Array] | None:
@@ -92,30 +97,29 @@ def _biases(w: Weights) -> tuple[Array, Array] | None:
     return zeros if w.b_ih is None else w.b_ih, zeros if w.b_hh is None else w.b_hh
 
 
-def backward(
-    cache: Cache, upstream: Upstream, dx: Array | None, dh_0: Array, dc_0: Array | None, need_weights: bool
-) -> tuple[Weights | None, ...] | None:
-    """The gradients of each direction's weights; dx, dh_0 and dc_0 are written. None where a launch was refused."""
+def backward(cache: Cache, upstream: Upstream, dx: Array | None, need_weights: bool) -> dict[str, Any] | None:
+    """What `recurrent_backward` returns, without dstates; dx is written. None where a launch was refused."""
     call = cache.call
-    (T, B, I), H, rows = call.x.shape, call.packed.sizes[2], call.x.shape[0] * call.x.shape[1]
-    x = call.x.reshape(rows, I)
-    x = without_padding(x, call.lengths, T, B) if need_weights else x
+    (T, B, I), H, lstm = call.x.shape, call.packed.sizes[2], call.packed.cell == "lstm"
+    x = (without_padding(call.x, call.lengths) if need_weights else call.x).reshape(T * B, I)
     found: list[Weights | None] = []
+    states = []
     for d, (w, saved) in enumerate(zip(call.packed.directions, cache.saved, strict=True)):
         dy = None if upstream.dy is None else contiguous(upstream.dy[:, :, d * H : (d + 1) * H])
         last = [None if given is None else contiguous(given[d]) for given in (upstream.dh_n, upstream.dc_n)]
         try:
-            dp, dq, dh_0[d], dc = cuda_persistent.backward(call.packed.cell, saved, w.w_hh, dy, *last)
+            dp, dq, *first = cuda_persistent.backward(call.packed.cell, saved, w.w_hh, dy, *last)
         except cupy.cuda.driver.CUDADriverError as error:
             _refuse(call, error)
             return None
-        if dc_0 is not None:
-            dc_0[d] = dc
-        dp, dq = dp.reshape(rows, -1), dq.reshape(rows, -1)
+        states.append(first)
+        dp = dp.reshape(T * B, -1)
+        dq = dp if lstm else dq.reshape(T * B, -1)
         if dx is not None:
-            gemm(dp, w.w_ih, dx.reshape(rows, I), accumulate=d > 0)
+            gemm(dp, w.w_ih, dx.reshape(T * B, I), accumulate=d > 0)
         found.append(_of_weights(call, w, saved, d, dp, dq, x) if need_weights else None)
-    return tuple(found)
+    dh_0, dc_0 = zip(*states, strict=True)
+    return {"dx": dx, "dh_0": _stacked(dh_0), "dc_0": _stacked(dc_0) if lstm else None, "weights": tuple(found), "dstates": None}
 
 
 def _of_weights(call: Call, w: Weights, saved: Any, d: int, dp: Array, dq: Array, x: Array) -> Weights:
@@ -130,7 +134,5 @@ def _of_weights(call: Call, w: Weights, saved: Any, d: int, dp: Array, dq: Array
             (before, saved.y, saved.h_0, call.lengths, call.reset, T, B, H, d),
         )  # fmt: skip
         dw_hh = gemm(dq.T, before)
-    sums = Sums(T * B, np.float32)
-    db_ih = None if w.b_ih is None else sums.columns(dp)[0]
-    db_hh = None if w.b_hh is None else db_ih.copy() if saved.cell == "lstm" and db_ih is not None else sums.columns(dq)[0]
-    return Weights(gemm(dp.T, x), dw_hh, db_ih, db_hh)
+    vectors = Sums(T * B, np.float32).of_biases(w, dp, dq)
+    return Weights(gemm(dp.T, x), dw_hh, vectors.get("b_ih"), vectors.get("b_hh"))

@@ -69,18 +69,37 @@ class Sums:
     def _kernel(self, name: str) -> Kernel:
         return kernel("recurrent_sums.cu", name, CELL=CELLS.index("lstm"), **macros_of(self._dtype))
 
-    def _added(self, parts: Array) -> Array:
-        out = cupy.empty(parts.shape[-1], parts.dtype)
-        self._kernel("add_chunks")(-(-out.size // _COLUMNS), _COLUMNS, (out, parts, self._chunks, out.size))
+    def _added(self, parts: Array, copies: int = 1) -> Array:
+        """(sums, copies, N) from parts (sums, chunks, N)."""
+        sums, _, N = parts.shape
+        out = cupy.empty((sums, copies, N), parts.dtype)
+        self._kernel("add_chunks")((-(-N // _COLUMNS), sums), _COLUMNS, (out, parts, self._chunks, N, copies))
         return out
 
-    def columns(self, dy: Array, x: Array | None = None, stats: Array | None = None, flags: Array | None = None) -> list[Array]:
-        """The sum of dy's rows, and with x and its statistics that of dy times the normal numbers."""
+    def columns(self, dy: Array, copies: int = 1) -> Array:
+        """The sum of dy's rows, (copies, N)."""
+        return self._columns(dy, None, None, None, copies)[0]
+
+    def of_biases(self, weights: Weights, dp: Array, dq: Array) -> dict[str, Array]:
+        """Those of the biases that there are, from the gradients of x's and of h's sums, which may be the same array."""
+        both = weights.b_ih is not None and weights.b_hh is not None
+        if both and dp is dq:
+            b_ih, b_hh = self.columns(dp, 2)
+            return {"b_ih": b_ih, "b_hh": b_hh}
+        given = (("b_ih", weights.b_ih, dp), ("b_hh", weights.b_hh, dq))
+        return {name: self.columns(dy)[0] for name, b, dy in given if b is not None}
+
+    def normal_columns(self, dy: Array, x: Array, stats: Array, flags: Array | None) -> tuple[Array, Array, Array]:
+        """The sum of dy's rows twice, and that of dy times the normal numbers of x, which has these statistics."""
+        found = self._columns(dy, x, stats, flags, 2)
+        return found[0, 0], found[0, 1], found[1, 0]
+
+    def _columns(self, dy: Array, x: Array | None, stats: Array | None, flags: Array | None, copies: int) -> Array:
         N = dy.shape[-1]
         parts = cupy.empty((1 if x is None else 2, self._chunks, N), self._dtype)
         arguments = parts, dy, x, stats, 0 if stats is None else stats.shape[-1], flags, self._rows, N, self._chunk
         self._kernel("columns")((-(-N // _COLUMNS), self._chunks), _COLUMNS, arguments)
-        return [self._added(part) for part in parts]
+        return self._added(parts, copies)
 
     def of_cells(self, name: str, plan: Plan, d: int, sums: int) -> Array:
         """Parts (sums, chunks, H), or what the kernel makes of them, for which the plan's cells are gone through again."""
@@ -91,19 +110,19 @@ class Sums:
     def peepholes(self, plan: Plan, d: int) -> Array:
         """(3, H)."""
         parts = self.of_cells("peephole_columns", plan, d, 3)
-        return self._added(parts.reshape(self._chunks, 3 * plan.shape.H)).reshape(3, -1)
+        return self._added(parts.reshape(1, self._chunks, 3 * plan.shape.H)).reshape(3, -1)
 
-    def norm_c(self, plan: Plan, d: int) -> list[Array]:
-        """Of the bias and the gain."""
-        return [self._added(part) for part in self.of_cells("norm_c_columns", plan, d, 2)]
+    def norm_c(self, plan: Plan, d: int) -> Array:
+        """(2, H): of the bias and the gain."""
+        return self._added(self.of_cells("norm_c_columns", plan, d, 2))[:, 0]
 
 
-def without_padding(x: Array, lengths: Array | None, T: int, B: int, start: int = 0) -> Array:
-    """x (T B, I) with zeros where a row has no step: what stands there may be no number."""
+def without_padding(x: Array, lengths: Array | None, start: int = 0) -> Array:
+    """x (T, B, I), of the steps from `start` on, with zeros where a row has no step: what stands there may be no number."""
     if lengths is None or 0 in x.shape:
         return x
-    out = cupy.empty_like(x)
-    by_units(end_kernel("masked", x.dtype), T * B, x.shape[1], (out, x, lengths, B, x.shape[1], int64(start)))
+    (T, B, I), out = x.shape, cupy.empty_like(x)
+    by_units(end_kernel("masked", x.dtype), T * B, I, (out, x, lengths, B, I, int64(start)))
     return out
 
 
@@ -111,14 +130,11 @@ def _add_vectors(plan: Plan, w: Gradients, d: int, weights: Weights, grads: dict
     """Biases, peepholes, and layer norms' gains and biases."""
     sums, flags = Sums(plan.shape.T * plan.shape.B, plan.dtype), None if plan.flags is None else plan.flags[d]
     if plan.normed:
-        grads["b_hh"], grads["ln_hh_weight"] = sums.columns(w.dq[d], plan.q[d], plan.stats[d], flags)
-        grads["b_ih"], grads["ln_ih_weight"] = sums.columns(w.dp[d], plan.x_sums[d], plan.x_stats[d], flags)
-        grads["ln_hh_bias"], grads["ln_ih_bias"] = grads["b_hh"].copy(), grads["b_ih"].copy()
+        grads["b_hh"], grads["ln_hh_bias"], grads["ln_hh_weight"] = sums.normal_columns(w.dq[d], plan.q[d], plan.stats[d], flags)
+        grads["b_ih"], grads["ln_ih_bias"], grads["ln_ih_weight"] = sums.normal_columns(w.dp[d], plan.x_sums[d], plan.x_stats[d], flags)
     else:
-        if weights.b_hh is not None or (weights.b_ih is not None and plan.shape.cell != "gru"):
-            grads["b_hh"] = sums.columns(w.dq[d])[0]
-        if weights.b_ih is not None:
-            grads["b_ih"] = sums.columns(w.dp[d])[0] if plan.shape.cell == "gru" else grads["b_hh"].copy()
+        dq = w.dq[d]
+        grads |= sums.of_biases(weights, w.dp[d] if plan.shape.cell == "gru" else dq, dq)
     if weights.w_ch is not None:
         grads["w_ch"] = sums.peepholes(plan, d)
     if plan.normed and plan.shape.cell == "lstm":

@@ -75,6 +75,9 @@ __device__ __forceinline__ float tanh_of(float x) { return tanhf(x); }
 __device__ __forceinline__ double tanh_of(double x) { return tanh(x); }
 __device__ __forceinline__ float sqrt_of(float x) { return sqrtf(x); }
 __device__ __forceinline__ double sqrt_of(double x) { return sqrt(x); }
+// a b + c in one rounding, wherever it stands: what is computed again has the same bits.
+__device__ __forceinline__ float fused(float a, float b, float c) { return fmaf(a, b, c); }
+__device__ __forceinline__ double fused(double a, double b, double c) { return fma(a, b, c); }
 __device__ __forceinline__ REAL sigmoid(REAL x) { return 1 / (1 + exp_of(-x)); }
 
 // ---------------------------------------------------------------- where a thread stands
@@ -215,7 +218,7 @@ __device__ __forceinline__ Lstm lstm_gates(const Step &a, const Place &p, int u,
     Lstm x;
     if (w) a_i += w[0] * before, a_f += w[a.H] * before;
     x.i = sigmoid(a_i), x.f = sigmoid(a_f), x.g = tanh_of(a_g);
-    x.c = x.f * before + x.i * x.g;
+    x.c = fused(x.f, before, x.i * x.g);
     if (w) a_o += w[2 * a.H] * x.c;
     x.o = sigmoid(a_o);
     if (keep) gates[0] = x.i, gates[a.H] = x.f, gates[2 * a.H] = x.g, gates[3 * a.H] = x.o;
@@ -231,7 +234,7 @@ __device__ __forceinline__ Lstm lstm_kept(const Step &a, const Place &p, int u) 
     const REAL *gates = a.gates + p.row * 4 * a.H + u;
     Lstm x;
     x.i = gates[0], x.f = gates[a.H], x.g = gates[2 * a.H], x.o = gates[3 * a.H];
-    x.c = x.f * c_of(a, p, u) + x.i * x.g;
+    x.c = fused(x.f, c_of(a, p, u), x.i * x.g);
     return x;
 }
 

@@ -43,18 +43,22 @@ extern "C" __global__ void __launch_bounds__(128) operand(const Step a, int s) {
     put_operand(a, p, u, a.h[h_before(a, p) * a.P + u]);
 }
 
-// The states after each step, out (T, B, directions, N), or (D, T, B, N) where not `interleaved`, zero where a row has no step; and the
-// last ones (D, B, N).
-extern "C" __global__ void __launch_bounds__(128) emit(const Step a, REAL *out, REAL *last, const REAL *states, int N, int keep, int interleaved) {
-    int row, u = unit_of(N, &row);
-    if (u >= N) return;
-    int rows = a.D * a.B, s = a.T - 1 - row / rows;
+// The states after each step, zero where a row has no step: y (T, B, directions, P) and cells (D, T, B, H), where they are wanted; and the
+// last ones, (D, B, P) and (D, B, H). Without y and cells there are rows for the last step alone.
+extern "C" __global__ void __launch_bounds__(128) emit(const Step a, REAL *y, REAL *h_n, REAL *cells, REAL *c_n) {
+    int row, u = unit_of(c_n && a.H > a.P ? a.H : a.P, &row), rows = a.D * a.B, s = a.T - 1 - row / rows;
     const Place p = place_of(a, row % rows, s);
-    REAL state = states[state_row(a, p, keep, p.t + 1 - p.reverse) * N + u];
-    if (s == a.T - 1) last[(long long)(row % rows) * N + u] = state;
-    if (!out) return;
-    long long at = interleaved ? ((long long)p.t * a.B + p.b) * a.directions + p.d + a.first : p.row;
-    out[at * N + u] = p.flag & ACTIVE ? state : 0;
+    bool last = s == a.T - 1, active = p.flag & ACTIVE;
+    if (u < a.P && (y || last)) {
+        REAL h = a.h[h_after(a, p) * a.P + u];
+        if (y) y[(((long long)p.t * a.B + p.b) * a.directions + p.d + a.first) * a.P + u] = active ? h : 0;
+        if (last) h_n[(long long)(row % rows) * a.P + u] = h;
+    }
+    if (u < a.H && c_n && (cells || last)) {
+        REAL c = a.c[c_after(a, p) * a.H + u];
+        if (cells) cells[p.row * a.H + u] = active ? c : 0;
+        if (last) c_n[(long long)(row % rows) * a.H + u] = c;
+    }
 }
 
 // The projection's step: h~ = m W_hr^T lies in q.
@@ -75,6 +79,13 @@ extern "C" __global__ void __launch_bounds__(128) project_back(const Step a, int
     if (p.flag & ACTIVE) dh = upstream(a, p, s, u);
     else pass_h(a, p, s, u);
     a.dht[p.row * a.P + u] = dh;
+}
+
+// dL/d(the last states), zero where none are given.
+extern "C" __global__ void __launch_bounds__(128) begin_back(const Step a, const REAL *dh_n, const REAL *dc_n) {
+    int row, u = unit_of(a.P > a.H ? a.P : a.H, &row);
+    if (u < a.P) a.direct[(long long)row * a.P + u] = dh_n ? dh_n[(long long)row * a.P + u] : 0;
+    if (u < a.H && a.dc) a.dc[(long long)row * a.H + u] = dc_n ? dc_n[(long long)row * a.H + u] : 0;
 }
 
 // dL/dh_0 and dL/dc_0.

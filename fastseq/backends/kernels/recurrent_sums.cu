@@ -22,13 +22,14 @@ columns(REAL *parts, const REAL *dy, const REAL *x, const REAL *stats, int width
     if (stats) parts[((long long)gridDim.y + blockIdx.y) * N + j] = scaled;
 }
 
-// out (N) = the sum of parts (chunks, N).
-extern "C" __global__ void __launch_bounds__(128) add_chunks(REAL *out, const REAL *parts, int chunks, int N) {
+// out (gridDim.y, copies, N) = the sum of parts (gridDim.y, chunks, N).
+extern "C" __global__ void __launch_bounds__(128) add_chunks(REAL *out, const REAL *parts, int chunks, int N, int copies) {
     int j = blockIdx.x * blockDim.x + threadIdx.x;
     if (j >= N) return;
     REAL sum = 0;
+    parts += (long long)blockIdx.y * chunks * N;
     for (long long k = 0; k < chunks; k++) sum += parts[k * N + j];
-    out[j] = sum;
+    for (int k = 0; k < copies; k++) out[((long long)blockIdx.y * copies + k) * N + j] = sum;
 }
 
 // LN_c's statistics are those of c~, which is made again.
