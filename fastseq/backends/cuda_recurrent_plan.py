@@ -7,6 +7,7 @@ shape. The struct `Step` of kernels/recurrent.cuh says what each array is.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import cupy
@@ -87,9 +88,11 @@ class Plan:
         self.gated = shape.cell in _GATED
         self.normed = "ln_hh_weight" in shape.weights
         self.projected = shape.cell == "lstm" and "w_hr" in shape.weights
-        self.struct = np.zeros(1, _STEP[self.dtype.char])
+        self._struct = np.zeros(1, _STEP[self.dtype.char])
+        self.struct = plain_bytes(self._struct)
         self.forward_loop = Loop()
         self.backward_loops: dict[Any, Loop] = {}
+        self.points_to: tuple[Any, ...] = ()
         self._take_memory()
         self._fill_struct()
         macros = macros_of(self.dtype)
@@ -138,6 +141,8 @@ class Plan:
                 views[name] = at, shape
                 self._gather["count"][0, i], self._gather["to"][0, i] = np.prod(shape), at
                 at += -(-int(np.prod(shape)) // 4) * 4  # products like 16 bytes
+        self._most = int(self._gather["count"].max())
+        self._gather_bytes = plain_bytes(self._gather)
         self._weights = self.empty(s.D, at)
         self.weights = {name: self._over(self._weights, place, shape) for name, (place, shape) in views.items()}
 
@@ -148,7 +153,7 @@ class Plan:
         return cupy.ndarray((len(memory), *shape), self.dtype, memory.data + place * size, (memory.strides[0], *inner))
 
     def _fill_struct(self) -> None:
-        s, struct = self.shape, self.struct
+        s, struct = self.shape, self._struct
         for name in ("q", "gates", "extra", "inner", "h", "k", "c", "stats", "flags", "drop", "keys"):
             self.point(name, getattr(self, name))
         for name, array in self.weights.items():
@@ -163,7 +168,7 @@ class Plan:
 
     def point(self, name: str, array: Array | None) -> None:
         """A pointer of the struct."""
-        self.struct[name] = 0 if array is None else array.data.ptr
+        self._struct[name] = 0 if array is None else array.data.ptr
 
     # ---------------------------------------------------------------- launches
 
@@ -192,10 +197,9 @@ class Plan:
 
     def load_weights(self, directions: tuple[Weights, ...]) -> None:
         """Copies what the loop reads."""
-        most = int(self._gather["count"].max())
         for d, w in enumerate(directions):
             self._gather["from"][0] = [0 if getattr(w, n) is None else getattr(w, n).data.ptr for n in _LOOP]
-            self.end("gather")((min(-(-most // 256), 1024), len(_LOOP)), 256, (self._gather, self._weights[d]))
+            self.end("gather")((min(-(-self._most // 256), 1024), len(_LOOP)), 256, (self._gather_bytes, self._weights[d]))
 
     def load_inputs(self, directions: tuple[Weights, ...], x: Array) -> None:
         """x (T, B, I) times W_ih^T of all steps, or layer norm of it."""
@@ -321,15 +325,28 @@ class Gradients:
 
     def point(self, plan: Plan, dcells: bool, dstates: bool) -> None:
         """Sets the plan's pointers."""
+        if plan.points_to == (self, dcells, dstates):
+            return
+        plan.points_to = self, dcells, dstates
         for name in ("dy", "direct", "dh", "dc", "dp", "dq", "dr", "dm", "dht", "dnc"):
             plan.point(name, getattr(self, name))
         plan.point("dcells", self.dcells if dcells else None)
         plan.point("dstates", self.dstates if dstates else None)
 
 
+def plain_bytes(struct: Any) -> Any:
+    """The same memory as CuPy takes it for a kernel's argument: a type with fields is described anew in every launch, for many microseconds."""
+    return struct.view(f"V{struct.itemsize}")
+
+
 def end_kernel(name: str, dtype: Any, cell: str = "lstm") -> Kernel:
     """A kernel of kernels/recurrent_ends.cu; of the cells it knows MUT3, whose second operand it makes."""
-    return kernel("recurrent_ends.cu", name, CELL=CELLS.index("mut3" if cell == "mut3" else "lstm"), **macros_of(dtype))
+    return _end_kernel(cupy.cuda.runtime.getDevice(), name, dtype, "mut3" if cell == "mut3" else "lstm")
+
+
+@functools.cache
+def _end_kernel(device: int, name: str, dtype: Any, cell: str) -> Kernel:
+    return kernel("recurrent_ends.cu", name, CELL=CELLS.index(cell), **macros_of(dtype))
 
 
 def by_units(function: Kernel, rows: int, width: int, arguments: tuple[Any, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import cupy
@@ -67,7 +68,7 @@ class Sums:
         self._chunks = -(-rows // self._chunk)
 
     def _kernel(self, name: str) -> Kernel:
-        return kernel("recurrent_sums.cu", name, CELL=CELLS.index("lstm"), **macros_of(self._dtype))
+        return _sum_kernel(cupy.cuda.runtime.getDevice(), name, self._dtype)
 
     def _added(self, parts: Array, copies: int = 1) -> Array:
         """(sums, copies, N) from parts (sums, chunks, N)."""
@@ -115,6 +116,11 @@ class Sums:
     def norm_c(self, plan: Plan, d: int) -> Array:
         """(2, H): of the bias and the gain."""
         return self._added(self.of_cells("norm_c_columns", plan, d, 2))[:, 0]
+
+
+@functools.cache
+def _sum_kernel(device: int, name: str, dtype: Any) -> Kernel:
+    return kernel("recurrent_sums.cu", name, CELL=CELLS.index("lstm"), **macros_of(dtype))
 
 
 def without_padding(x: Array, lengths: Array | None, start: int = 0) -> Array:
