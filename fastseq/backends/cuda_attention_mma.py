@@ -9,6 +9,7 @@ waits for the answer, for they are launched behind and look for themselves.
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import cupy
@@ -41,16 +42,36 @@ class _Shape(NamedTuple):
 
 #: For less shared memory than the others ask for.
 _SMALL = _Shape(1, 4, 16, 1)
-_WIDE, _NARROW, _ONE = _Shape(2, 4, 64, 2), _Shape(2, 4, 32, 2), _Shape(1, 8, 32, 1)
+#: The fastest of benchmarks/cuda/tune_attention.py by side, FORMAT and whether DIM is above 64, on an H200.
+_SHAPES = {
+    ("forward", 16, False): _Shape(2, 4, 128, 2),
+    ("forward", 16, True): _Shape(2, 4, 64, 2),
+    ("forward", 32, False): _Shape(2, 4, 64, 2),
+    ("forward", 32, True): _Shape(1, 4, 32, 2),
+    ("forward", 96, False): _Shape(1, 4, 32, 3),
+    ("forward", 96, True): _Shape(1, 4, 32, 2),
+    ("queries", 16, False): _Shape(2, 4, 64, 2),
+    ("queries", 16, True): _Shape(2, 4, 32, 2),
+    ("queries", 32, False): _Shape(2, 4, 32, 2),
+    ("queries", 32, True): _Shape(1, 8, 32, 1),
+    ("queries", 96, False): _Shape(1, 4, 32, 2),
+    ("queries", 96, True): _Shape(1, 8, 32, 1),
+    ("keys", 16, False): _Shape(2, 4, 32, 2),
+    ("keys", 16, True): _Shape(1, 4, 64, 2),
+    ("keys", 32, False): _Shape(2, 4, 32, 2),
+    ("keys", 32, True): _Shape(1, 8, 32, 1),
+    ("keys", 96, False): _Shape(1, 4, 32, 2),
+    ("keys", 96, True): _Shape(1, 8, 32, 1),
+}
 
 
 def _shape(side: str, form: int, dim: int, extras: bool) -> _Shape:
-    """How the kernel of a side, forward, queries or keys, is cut: as many rows for each warp as its registers hold."""
-    if dim > 64:
-        return (_NARROW if extras else _WIDE) if form == 16 and side == "forward" else _ONE
-    if side != "forward" and (form == 96 or extras):
-        return _ONE
-    return _WIDE if form == 16 and side == "forward" else _NARROW
+    """How the kernel of a side, forward, queries or keys, is cut."""
+    shape = _SHAPES[side, form, dim > 64]
+    if not extras:
+        return shape
+    # Masks and dropout take registers, which fewer rows or columns leave free.
+    return shape._replace(columns=max(shape.columns // 2, 32)) if side == "forward" else shape._replace(row_tiles=1, columns=32)
 
 
 def _shared(side: str, shape: _Shape, form: int, dim: int) -> int:
@@ -83,15 +104,17 @@ def _cut(device: int, side: str, form: int, dim: int, extras: bool) -> _Cut:
 
 
 class _Plan(NamedTuple):
-    """Prepared operands and what all kernels of a call share."""
+    """Places for prepared operands, in one piece of memory, and what all kernels of a call share."""
 
     device: int
     form: int
     dim: int
-    q: Array
-    k: Array
-    v: Array
-    special: Array
+    special: Any
+    k: Any
+    v: Any
+    q: Any = None  # these for the backward pass alone
+    dy: Any = None
+    stats: Any = None
 
 
 def takes(call: Call) -> bool:
@@ -108,14 +131,17 @@ def prepare(q: Array, k: Array, v: Array, call: Call, *, backward: bool) -> _Pla
     """Keys, values and, for the backward pass, queries as tensor cores read them, and whether any of them is not finite."""
     form, widest = _FORMATS[cuda_launch.precision()], max(call.D, call.Dv)
     dim = next(n for n in _DIMS if n >= widest)
-    kind, size = (np.uint16, 2) if form == 16 else (np.float32, 4)
     n_q, n_k = call.tile_rows
-    device = cupy.cuda.runtime.getDevice()
-    to_k, to_v, to_q = cupy.empty((n_k, dim), kind), cupy.empty((n_k, dim), kind), cupy.empty((n_q, dim), kind) if backward else None
-    special = cupy.zeros(1, np.int32)
-    grid = -(-(max(n_q, n_k) if backward else n_k) * dim * size // (16 * _PREPARE_THREADS)), 3 if backward else 2
-    _prepare(device, "attention_prepare", form, dim)(grid, _PREPARE_THREADS, (to_k, to_v, to_q, special, k, v, q, call.problem))
-    return _Plan(device, form, dim, to_q, to_k, to_v, special)
+    row = dim * (2 if form == 16 else 4)
+    sizes = [256, n_k * row, n_k * row, *([n_q * row, n_q * row, n_q * 8] if backward else [])]
+    memory = cupy.cuda.alloc(sum(sizes))
+    places = [memory + start for start in itertools.accumulate(sizes, initial=0)][: len(sizes)]
+    places[0].memset_async(0, 4)
+    plan = _Plan(cupy.cuda.runtime.getDevice(), form, dim, *places)
+    grid = -(-(max(n_q, n_k) if backward else n_k) * row // (16 * _PREPARE_THREADS)), 3 if backward else 2
+    run = _prepare(plan.device, "attention_prepare", form, dim)
+    run(grid, _PREPARE_THREADS, (plan.k, plan.v, plan.q, plan.special, k, v, q, call.problem))
+    return plan
 
 
 def _launch(side: str, plan: _Plan, call: Call, arrays: tuple[Any, ...], *, extras: bool = False) -> None:
@@ -133,9 +159,8 @@ def backward(gradients: tuple[Array, Array, Array, Array | None], y: Array, lse:
     """The gradients, if nothing special was found, in dy neither."""
     dq, dk, dv, dscores = gradients
     rows = call.tile_rows[0]
-    to, stats = cupy.empty((rows, plan.dim), plan.q.dtype), cupy.empty((rows, 2), np.float32)
     run = _prepare(plan.device, "attention_prepare_gradient", plan.form, plan.dim)
-    run(-(-rows * 32 // _PREPARE_THREADS), _PREPARE_THREADS, (to, stats, plan.special, dy, y, lse, call.problem))
-    inputs = plan.q, plan.k, plan.v, to, stats
+    run(-(-rows * 32 // _PREPARE_THREADS), _PREPARE_THREADS, (plan.dy, plan.stats, plan.special, dy, y, lse, call.problem))
+    inputs = plan.q, plan.k, plan.v, plan.dy, plan.stats
     _launch("keys", plan, call, (dk, dv, *inputs))
     _launch("queries", plan, call, (dq, dscores, *inputs), extras=dscores is not None)

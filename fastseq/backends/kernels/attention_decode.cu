@@ -1,8 +1,8 @@
 // attention_decode.cu - attention of few queries for each head, as in step-by-step generation.
 //
 // A block has up to ROWS queries that share keys, of all heads of a group, and a part of these keys; so keys and values are read once for
-// all of them, and few queries still keep every multiprocessor busy. attention_decode_merge adds the parts up, first to last (Dao,
-// Haziza, Massa & Sizov 2023, "Flash-Decoding"). Bound by the bytes of k and v.
+// all of them, and few queries still keep every multiprocessor busy. The block that ends last adds its rows' parts up, first to last,
+// whichever block it is (Dao, Haziza, Massa & Sizov 2023, "Flash-Decoding"). Bound by the bytes of k and v.
 //
 // A warp takes 32 keys at a time: eight lanes read a key, 128 bytes of it at once, four keys side by side; PIECES times 16 bytes are a
 // lane's share of a row. A lane then has the score of one key.
@@ -30,9 +30,32 @@ __device__ __forceinline__ Vector load(const REAL *row, int d, int columns) {
 // A row of queries: which head's, and its place in it.
 __device__ __forceinline__ int head_of(const Problem &p, int row, int kv) { return kv * p.group + row / p.Tq; }
 
-// parts: (rows of all heads, splits, Dv + 2): the greatest score, the sum and the row of y before it is divided.
+// y and lse of a row from its parts, by a warp. The parts are other blocks': they are read where all multiprocessors see them.
+__device__ __forceinline__ void merge(REAL *to, REAL *lse, const REAL *parts, int splits, int Dv) {
+    const int lane = threadIdx.x % 32, width = Dv + 2;
+    REAL most = -infinity(), total = 0;
+    for (int s = 0; s < splits; s++) {
+        const REAL other = __ldcg(parts + s * width);
+        most = other > most ? other : most;
+    }
+    const REAL shift = most == -infinity() ? 0 : most;
+    for (int s = 0; s < splits; s++) {
+        const REAL sum = __ldcg(parts + s * width + 1);
+        if (sum != 0) total += sum * exponential(__ldcg(parts + s * width) - shift);
+    }
+    for (int d = lane; d < Dv; d += 32) {
+        REAL x = 0;
+        for (int s = 0; s < splits; s++)
+            if (__ldcg(parts + s * width + 1) != 0) x += __ldcg(parts + s * width + 2 + d) * exponential(__ldcg(parts + s * width) - shift);
+        to[d] = total == 0 ? 0 : x / total;
+    }
+    if (lse && lane == 0) *lse = total == 0 ? -infinity() : most + logarithm(total);
+}
+
+// parts: (rows of all heads, splits, Dv + 2): the greatest score, the sum and the row of y before it is divided. ended: zeros, a number
+// for each `splits` blocks that have the same queries.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    attention_decode(REAL *parts, const REAL *q, const REAL *k, const REAL *v, int splits, int split_keys,
+    attention_decode(REAL *y, REAL *lse, REAL *parts, unsigned *ended, const REAL *q, const REAL *k, const REAL *v, int splits, int split_keys,
                      const __grid_constant__ Problem p) {
     FSQ_SHARED(memory);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, sub = lane % 8, kv_heads = p.heads / p.group, rows = p.group * p.Tq;
@@ -162,28 +185,15 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const long long place = ((long long)(b * p.heads + head_of(p, row, kv)) * p.Tq + row % p.Tq) * splits + split;
         parts[place * (p.Dv + 2) + d] = d == 0 ? greatest_of : total;
     }
-}
-
-// y and lse of each row from its parts, a warp for each.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    attention_decode_merge(REAL *y, REAL *lse, const REAL *parts, int splits, const __grid_constant__ Problem p) {
-    const int row = (int)(((long long)blockIdx.x * THREADS + threadIdx.x) / 32), lane = threadIdx.x % 32;
-    if (row >= p.B * p.heads * p.Tq) return;
-    parts += (long long)row * splits * (p.Dv + 2);
-    REAL most = -infinity(), total = 0;
-    for (int s = 0; s < splits; s++) most = parts[s * (p.Dv + 2)] > most ? parts[s * (p.Dv + 2)] : most;
-    const REAL shift = most == -infinity() ? 0 : most;
-    for (int s = 0; s < splits; s++)
-        if (parts[s * (p.Dv + 2) + 1] != 0) total += parts[s * (p.Dv + 2) + 1] * exponential(parts[s * (p.Dv + 2)] - shift);
-    const int b = row / p.Tq / p.heads, h = row / p.Tq % p.heads;
-    REAL *to = rows_of(y, p.y, b, h) + row % p.Tq * p.y.row;
-    for (int d = lane; d < p.Dv; d += 32) {
-        REAL x = 0;
-        for (int s = 0; s < splits; s++) {
-            const REAL *part = parts + s * (p.Dv + 2);
-            if (part[1] != 0) x += part[2 + d] * exponential(part[0] - shift);
-        }
-        to[d] = total == 0 ? 0 : x / total;
+    __threadfence();
+    __syncthreads();
+    int *last = (int *)memory;                              // all have read what was there
+    if (threadIdx.x == 0) *last = add_acquire_release(ended + blockIdx.x / splits, 1) == splits - 1;
+    __syncthreads();
+    if (!*last) return;
+    for (int row = row0 + warp; row < least(row0 + ROWS, rows); row += WARPS) {
+        const int h = head_of(p, row, kv), i = row % p.Tq;
+        const long long place = (long long)(b * p.heads + h) * p.Tq + i;
+        merge(rows_of(y, p.y, b, h) + i * p.y.row, lse ? lse + place : lse, parts + place * splits * (p.Dv + 2), splits, p.Dv);
     }
-    if (lse && lane == 0) lse[row] = total == 0 ? -infinity() : most + logarithm(total);
 }

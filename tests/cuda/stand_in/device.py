@@ -90,6 +90,9 @@ class MemoryPointer:
     def __add__(self, offset):
         return MemoryPointer(self.mem, self.ptr - self.mem.ptr + offset)
 
+    def memset_async(self, value, size, stream=None):
+        submit(lambda: ctypes.memset(self.ptr, value, size))
+
 
 def alloc(size):
     """As `cupy.cuda.alloc`."""
