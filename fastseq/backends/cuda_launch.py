@@ -82,8 +82,10 @@ class Kernel:
         if 0 in grid:
             return
         block = block if isinstance(block, tuple) else (block,)
-        self._allow(shared)
-        self.function(grid, block, tuple([_argument(a) for a in arguments]), shared_mem=shared)
+        if shared > self._shared:
+            self._allow(shared)
+        ready = tuple([a if type(a) in _AS_THEY_ARE else _argument(a) for a in arguments])
+        self.function(grid, block, ready, shared_mem=shared)
 
     def _allow(self, shared: int) -> None:
         if shared > self._shared:
@@ -96,18 +98,30 @@ class Kernel:
         return cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(self.function.kernel.ptr, threads, shared)
 
 
+#: Types of arguments that CuPy takes in the size that they have.
+_AS_THEY_ARE = frozenset((cupy.ndarray, np.int32, np.uint32, np.int64, np.uint64, np.float32, np.float64))
+_NULL = np.uint64(0)
+
+
 def _argument(value: Any) -> Any:
     if type(value) is int:
-        if not -(2**31) <= value < 2**31:
-            raise OverflowError(f"{value} does not fit a kernel's int")
-        return np.int32(value)
+        return _int32(value)
     if value is None:
-        return np.uint64(0)
+        return _NULL
     if type(value) is float or type(value) is bool:
         raise TypeError(f"a kernel's argument has one size: expected np.float32, np.float64 or an int, got {value!r}")
     return value
 
 
+@functools.lru_cache(1 << 12)
+def _int32(n: int) -> np.int32:
+    """A kernel's argument of type `int`; kept, because a number takes NumPy longer than a look at the last ones."""
+    if not -(2**31) <= n < 2**31:
+        raise OverflowError(f"{n} does not fit a kernel's int")
+    return np.int32(n)
+
+
+@functools.lru_cache(1 << 12)
 def int64(n: int) -> np.int64:
     """A kernel's argument of type `long long`."""
     return np.int64(n)
@@ -118,11 +132,16 @@ def kernel(file: str, name: str, *, cooperative: bool = False, **macros: int | s
 
     A cooperative one is launched whole: all its blocks run at the same time, or the launch fails.
     """
-    return _kernel(cupy.cuda.runtime.getDevice(), file, name, cooperative, tuple(sorted(macros.items())))
+    return _kernel(cupy.cuda.runtime.getDevice(), file, name, cooperative, tuple(macros.items()))
 
 
 @functools.cache
 def _kernel(device: int, file: str, name: str, cooperative: bool, macros: tuple[tuple[str, int | str], ...]) -> Kernel:
+    return _sorted_kernel(device, file, name, cooperative, tuple(sorted(macros)))
+
+
+@functools.cache
+def _sorted_kernel(device: int, file: str, name: str, cooperative: bool, macros: tuple[tuple[str, int | str], ...]) -> Kernel:
     return Kernel(_module(device, file, cooperative, macros).get_function(name))
 
 
@@ -134,7 +153,7 @@ def _module(device: int, file: str, cooperative: bool, macros: tuple[tuple[str, 
 
 def macros_of(dtype: Any) -> dict[str, Any]:
     """The macro that names the type of the elements."""
-    return {"REAL": "float" if dtype == np.float32 else "double"}
+    return {"REAL": "float" if np.dtype(dtype).char == "f" else "double"}
 
 
 def contiguous(x: Array) -> Array:

@@ -13,8 +13,8 @@ from fastseq.backends.cuda_matmul import sums_of_parts
 
 Array = Any
 
-#: Blocks of the backward pass, each of which leaves a partial sum of weight's and bias's gradients: about what an H100 runs at a time.
-_BLOCKS = 256
+#: Blocks of the backward pass, each of which leaves a partial sum of weight's and bias's gradients: somewhat more than an H100 runs at a time.
+_BLOCKS = 512
 #: Turns of a block on rows, at least, so that few of those sums are left.
 _TURNS = 4
 

@@ -67,7 +67,7 @@ def cross_entropy_backward(
 ) -> Array:
     """dlogits; dlosses: (N,), or one number for every row."""
     dlogits = cupy.empty(logits.shape, logits.dtype)
-    _backward(dlogits, None, aligned(logits), None, contiguous(lse), contiguous(targets), contiguous(dlosses), ignore_index, label_smoothing)
+    _backward(dlogits, False, aligned(logits), None, contiguous(lse), contiguous(targets), contiguous(dlosses), ignore_index, label_smoothing)
     return dlogits
 
 
@@ -88,7 +88,7 @@ def _forward(
 
 def _backward(
     dlogits: Array,
-    dbias: Array | None,
+    need_sums: bool,
     logits: Array,
     bias: Array | None,
     lse: Array,
@@ -96,21 +96,20 @@ def _backward(
     dlosses: Array,
     ignore_index: int,
     label_smoothing: float,
-) -> None:
-    """Fills dlogits, which may be logits, and adds its sums over the rows to dbias; all arrays are dense."""
+) -> Array | None:
+    """Fills dlogits, which may be logits; its sums over parts of the rows, where they are asked for. All arrays are dense."""
     N, V = logits.shape
     if N == 0 or V == 0:
-        return
+        return None
     real, layout = logits.dtype.type, column_layout(N, V, logits.dtype)
-    sums = None if dbias is None else cupy.empty((layout.grid[1], V), logits.dtype)
+    sums = cupy.empty((layout.grid[1], V), logits.dtype) if need_sums else None
     weights = real(1 - label_smoothing), real(label_smoothing / V)
     step = 0 if dlosses.size == 1 else 1
     arguments = (
         dlogits, sums, logits, bias, lse, targets, dlosses, step, int64(N), V, int64(layout.rows), int64(ignore_index), *weights
     )  # fmt: skip
     layout.kernel("cross_entropy_backward.cu", "cross_entropy_backward")(layout.grid, layout.block, arguments, layout.shared)
-    if dbias is not None:
-        sum_of_parts(sums, out=dbias, add=True)
+    return sums
 
 
 # ---------------------------------------------------------------- cross entropy of a linear layer
@@ -122,11 +121,12 @@ def linear_cross_entropy_forward(
     """losses (N,) and log(sum(exp(logits))) (N,) of logits = x W^T + b, of which only a part exists at a time."""
     N, dtype = len(x), x.dtype
     losses, lse, targets = cupy.empty(N, dtype), cupy.empty(N, dtype), contiguous(targets)
-    x, weight, bias = contiguous(x), contiguous(weight), None if bias is None else aligned(bias)
+    x, columns, bias = contiguous(x), contiguous(weight).T, None if bias is None else aligned(bias)
     scratch, chunks = _chunks(N, weight)
-    for first, end in chunks:
-        logits = gemm(x[first:end], weight.T, scratch[: end - first])
-        _forward(losses[first:end], lse[first:end], logits, bias, targets[first:end], ignore_index, label_smoothing)
+    for chunk in chunks:
+        rows, row_losses, row_lse, row_targets = _parts(chunk, x, losses, lse, targets)
+        logits = gemm(rows, columns, scratch if len(scratch) == len(rows) else scratch[: len(rows)])
+        _forward(row_losses, row_lse, logits, bias, row_targets, ignore_index, label_smoothing)
     return losses, lse
 
 
@@ -145,20 +145,26 @@ def linear_cross_entropy_backward(
     need_dbias: bool = True,
 ) -> tuple[Array | None, Array | None, Array | None]:
     """dx, dweight and dbias, None where they are not asked for; dlosses: (N,), or one number for every row."""
-    dtype, lse, targets, dlosses = x.dtype, contiguous(lse), contiguous(targets), contiguous(dlosses)
+    N, dtype = len(x), x.dtype
+    lse, targets, dlosses = contiguous(lse), contiguous(targets), contiguous(dlosses)
     x, weight, bias = contiguous(x), contiguous(weight), None if bias is None else aligned(bias)
-    dx = cupy.empty(x.shape, dtype) if need_dx else None
-    dweight = (cupy.empty if len(x) else cupy.zeros)(weight.shape, dtype) if need_dweight else None
-    dbias = cupy.zeros(len(weight), dtype) if need_dbias else None
-    scratch, chunks = _chunks(len(x), weight)
+    columns, new = weight.T, cupy.empty if N and len(weight) else cupy.zeros
+    dx, dweight, dbias = (
+        new(shape, dtype) if need else None
+        for shape, need in ((x.shape, need_dx), (weight.shape, need_dweight), (len(weight), need_dbias))
+    )
+    scratch, chunks = _chunks(N, weight)
     for first, end in chunks:
-        rows, logits = x[first:end], gemm(x[first:end], weight.T, scratch[: end - first])
-        each = dlosses if dlosses.size == 1 else dlosses[first:end]
+        rows, row_lse, row_targets = _parts((first, end), x, lse, targets)
+        logits = gemm(rows, columns, scratch if len(scratch) == len(rows) else scratch[: len(rows)])
+        (upstream,) = (dlosses,) if dlosses.size == 1 else _parts((first, end), dlosses)
         # losses = cross_entropy(logits); the gradient takes the logits' place
-        _backward(logits, dbias, logits, bias, lse[first:end], targets[first:end], each, ignore_index, label_smoothing)
+        sums = _backward(logits, need_dbias, logits, bias, row_lse, row_targets, upstream, ignore_index, label_smoothing)
+        if sums is not None:
+            sum_of_parts(sums, dbias, add=first > 0)
         # logits = x W^T + b
         if dx is not None:
-            gemm(logits, weight, dx[first:end])
+            gemm(logits, weight, *_parts((first, end), dx))
         if dweight is not None:
             gemm(logits.T, rows, dweight, accumulate=first > 0)
     return dx, dweight, dbias
@@ -170,3 +176,9 @@ def _chunks(N: int, weight: Array) -> tuple[Array, list[tuple[int, int]]]:
     count = max(1, -(-N * V * weight.itemsize // _LOGITS)) if N else 0
     rows = -(-N // max(count, 1))
     return cupy.empty((rows, V), weight.dtype), [(first, min(first + rows, N)) for first in range(0, N, max(rows, 1))]
+
+
+def _parts(chunk: tuple[int, int], *arrays: Array) -> tuple[Array, ...]:
+    """The rows of a chunk; of one that is all of them the arrays themselves, which costs the host less."""
+    first, end = chunk
+    return arrays if first == 0 and end == len(arrays[0]) else tuple([x[first:end] for x in arrays])

@@ -14,7 +14,7 @@ extern "C" __global__ void column_sums(REAL *sums, const REAL *dy, REAL *other_s
     const long long first = blockIdx.y * rows, end = first + rows < M ? first + rows : M;
     REAL sum[W] = {};
     if (here) {
-#pragma unroll 4
+#pragma unroll 8
         for (long long row = first + threadIdx.y; row < end; row += COLUMN_ROWS) {
             REAL v[W];
             load_lanes(v, dy + row * N + column);

@@ -4,8 +4,6 @@
 #pragma once
 #include "vector.cuh"
 
-#define COLUMN_ROWS 8
-
 // The column of this thread's first element.
 __device__ __forceinline__ int this_column() { return ((int)blockIdx.x * 32 + (int)threadIdx.x) * W; }
 
