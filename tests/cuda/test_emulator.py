@@ -107,6 +107,10 @@ RACES = {
     "read before": "y[threadIdx.x] = x[threadIdx.x ^ 32]; __syncwarp(); x[threadIdx.x] = 2;",
     "two writers": "x[0] = threadIdx.x;",
     "a shuffle is no fence": "x[threadIdx.x] = 1; __shfl_sync(~0u, 1, 0); y[threadIdx.x] = x[threadIdx.x ^ 1];",
+    "a copy over what is read": "if (threadIdx.x < 32) y[threadIdx.x] = x[32 + threadIdx.x]; else emu::emu_copy(\"copy\", x + threadIdx.x, y, 4, 4);"
+    "__syncthreads(); emu::emu_copy_commit(); emu::emu_copy_wait(0);",
+    "a copy read by others": "emu::emu_copy(\"copy\", x + threadIdx.x, y + 64, 4, 4); emu::emu_copy_commit(); __syncthreads();"
+    "emu::emu_copy_wait(0); y[threadIdx.x] = x[threadIdx.x ^ 1];",
     "blocks": "if (threadIdx.x == 0) y[0] = blockIdx.x;",
 }
 ORDERED = {

@@ -31,6 +31,7 @@ struct Copy {
     void *to;
     const void *from;
     int size, read, group;
+    const void *pc;
 };
 
 struct Fiber : emu::Self {

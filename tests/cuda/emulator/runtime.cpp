@@ -210,6 +210,11 @@ void on_report(const char *report) {  // the kernel goes on, and the launch then
 }
 #endif
 
+void arrive(const Copy &copy) {
+    memcpy(copy.to, copy.from, size_t(copy.read));
+    memset(static_cast<unsigned char *>(copy.to) + copy.read, 0, size_t(copy.size - copy.read));
+}
+
 struct Signals {  // while kernels run
     static constexpr int NUMBERS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
     struct sigaction before[4];
@@ -301,7 +306,12 @@ void emu::emu_copy(const char *name, void *to, const void *from, int size, int r
     emu_check_shared(name, to, unsigned(size), unsigned(size));
     if (read < 0 || read > size) emu_fail("%s: %d bytes to be read", name, read);
     if (reinterpret_cast<uintptr_t>(from) % unsigned(size)) emu_fail("%s: %p is not a multiple of %d", name, from, size);
-    self()->copies.push_back({to, from, size, read, self()->groups});
+    const void *pc = __builtin_return_address(0);
+    emu_access(from, unsigned(read), 0, pc);  // the bytes change at any time from now on
+    emu_access(to, unsigned(size), 1, pc);
+    Copy copy = {to, from, size, read, self()->groups, pc};
+    if (launch->backward) arrive(copy);  // else late: one order or the other shows who relies on what
+    self()->copies.push_back(copy);
 }
 
 void emu::emu_copy_commit(void) { self()->groups++; }
@@ -311,10 +321,9 @@ void emu::emu_copy_wait(int but_last) {
     size_t done = 0;
     for (; done < fiber->copies.size() && fiber->copies[done].group < fiber->groups - but_last; done++) {
         const Copy &copy = fiber->copies[done];
-        emu_access(copy.from, unsigned(copy.read), 0, __builtin_return_address(0));
-        emu_access(copy.to, unsigned(copy.size), 1, __builtin_return_address(0));
-        memcpy(copy.to, copy.from, size_t(copy.read));
-        memset(static_cast<unsigned char *>(copy.to) + copy.read, 0, size_t(copy.size - copy.read));
+        emu_access(copy.from, unsigned(copy.read), 0, copy.pc);
+        emu_access(copy.to, unsigned(copy.size), 1, copy.pc);
+        if (!launch->backward) arrive(copy);
     }
     fiber->copies.erase(fiber->copies.begin(), fiber->copies.begin() + long(done));
 }

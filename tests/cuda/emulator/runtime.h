@@ -43,7 +43,8 @@ void emu_fence(void);
 void emu_atomic_order(const void *address);
 void emu_order(const void *flag, int acquires, int releases, int keeps);
 void emu_access(const void *address, unsigned size, int writes, const void *pc);
-// Asynchronous copies: done when their group is waited for, so that shared memory that is read before is still what it was.
+// Asynchronous copies: done when their group is waited for, so that what is read before is still what it was; or, in a launch that goes
+// backward, at once, so that what others still read is gone.
 void emu_copy(const char *name, void *to, const void *from, int size, int read);
 void emu_copy_commit(void);
 void emu_copy_wait(int but_last);  // groups
