@@ -27,6 +27,9 @@ _STATE = 58  # registers for addresses, states and what is loaded early, beside 
 # The model by which cuts are compared, of an H100: bytes per ns from L2 to a multiprocessor, operations of 2 flop per ns and multiprocessor
 # by mma, bytes per ns of shared memory, ns of one thread's cell.
 _L2, _MMA, _SHARED, _CELL = 43, 2000, 200, 100
+_BLOCK, _ROUND = 15, 1500  # ns for one block more to exchange with, for one trip more to L2
+_LOOK_FIRST = 8192  # bytes of h that a block may load in vain
+_AT_ONCE = 8  # partial dh that a thread loads together
 
 
 class Forward(NamedTuple):
@@ -38,6 +41,7 @@ class Forward(NamedTuple):
     steps: int
     tiles: int
     batch: int
+    look_first: int
     groups: int  # of rows
     unit_blocks: int  # in each group
     units: int  # of a block
@@ -62,6 +66,7 @@ class Backward(NamedTuple):
     units: int
     warps: int
     tiles: int
+    at_once: int
     groups: int
     unit_blocks: int
     column_blocks: int
@@ -106,9 +111,10 @@ def forward_cuts(cell: str, H: int, B: int, split: int, multiprocessors: int, sh
                 continue
             products = shares * sides * steps * tiles * m_tiles * (3 if split == 2 else 1) * 2048
             threads = shares * sides * 32
-            cost = sides * rows * H * 2 * split / _L2 + products / _MMA + 2 * shares * rows * units * 16 / _SHARED
+            exchanged = sides * rows * H * 2 * split
+            cost = exchanged / _L2 + _BLOCK * unit_blocks + products / _MMA + 2 * shares * rows * units * 16 / _SHARED
             cost += _ceil(rows * units, threads) * _CELL + 300 * (_ceil(steps // 2, batch) - 1)
-            yield Forward(rows, shares, sides, steps, tiles, batch, groups, unit_blocks, units, needed, cost)
+            yield Forward(rows, shares, sides, steps, tiles, batch, int(exchanged > _LOOK_FIRST), groups, unit_blocks, units, needed, cost)
 
 
 def backward_cuts(cell: str, H: int, B: int, split: int, multiprocessors: int, shared: int) -> Iterator[Backward]:
@@ -126,8 +132,9 @@ def backward_cuts(cell: str, H: int, B: int, split: int, multiprocessors: int, s
             continue
         products = warps * tiles * K // 16 * m_tiles * (3 if split == 2 else 1) * 2048
         exchanged = rows * H * 4 + rows * columns * 4 + rows * units * 28
-        cost = exchanged / _L2 + products / _MMA + warps * m_tiles * 16 * K * 2 * split / _SHARED + cells * 4 * _CELL
-        yield Backward(rows, units, warps, tiles, groups, unit_blocks, column_blocks, needed, cost)
+        rounds = _ceil(unit_blocks, _AT_ONCE)
+        cost = exchanged / _L2 + _ROUND * rounds + _BLOCK * unit_blocks + products / _MMA + warps * m_tiles * 16 * K * 2 * split / _SHARED + cells * 4 * _CELL
+        yield Backward(rows, units, warps, tiles, min(unit_blocks, _AT_ONCE), groups, unit_blocks, column_blocks, needed, cost)
 
 
 @functools.cache
@@ -167,6 +174,7 @@ def forward_kernel(cell: str, split: int, cut: Forward, training: bool) -> cuda_
     return cuda_launch.kernel(
         "persistent_forward.cu", "persistent_forward", cooperative=True, CELL=int(cell == "gru"), SPLIT=split, TRAINING=int(training),
         ROWS=cut.rows, SHARES=cut.shares, SIDES=cut.sides, STEPS=cut.steps, TILES=cut.tiles, BATCH=cut.batch,
+        LOOK_FIRST=cut.look_first,
     )  # fmt: skip
 
 
@@ -174,7 +182,7 @@ def backward_kernel(cell: str, split: int, cut: Backward) -> cuda_launch.Kernel:
     """`persistent_backward` for a cut."""
     return cuda_launch.kernel(
         "persistent_backward.cu", "persistent_backward", cooperative=True, CELL=int(cell == "gru"), SPLIT=split,
-        ROWS=cut.rows, UNITS=cut.units, WARPS=cut.warps, TILES=cut.tiles,
+        ROWS=cut.rows, UNITS=cut.units, WARPS=cut.warps, TILES=cut.tiles, AT_ONCE=cut.at_once,
     )  # fmt: skip
 
 
@@ -217,7 +225,8 @@ def forward(
     y, h_n, c_n = cupy.empty((T, B, H), np.float32), cupy.empty((B, H), np.float32), cupy.empty((B, H), np.float32) if lstm else None
     gates = cupy.empty((T, B, 4, H), np.float32) if training else None
     cells = cupy.empty((T, B, H), np.float32) if training and lstm else None
-    exchange = cupy.full(T * B * split * cut.unit_blocks * cut.units // 2, 0xFFFFFFFF, np.uint32)
+    exchange = cupy.empty(T * B * split * cut.unit_blocks * cut.units // 2, np.uint32)
+    exchange.data.memset_async(0xFF, exchange.nbytes)
     arguments = (
         xp, w_hh, *(b or (None, None)), h_0, c_0, lengths, reset, exchange, y, h_n, c_n, gates, cells,
         T, B, H, cut.unit_blocks, int(reverse),
@@ -253,7 +262,8 @@ def backward(
     dgates = cupy.empty((T, B, _GATES[cell] * H), np.float32)
     dgates_h = dgates if lstm else cupy.empty_like(dgates)
     dh_0, dc_0 = cupy.empty((B, H), np.float32), cupy.empty((B, H), np.float32) if lstm else None
-    partial = cupy.zeros(_RING * cut.unit_blocks * B * cut.column_blocks * cut.columns, np.uint32)
+    partial = cupy.empty(_RING * cut.unit_blocks * B * cut.column_blocks * cut.columns, np.uint32)
+    partial.data.memset_async(0, partial.nbytes)
     arguments = (
         saved.gates, saved.cells, saved.y, saved.h_0, saved.c_0, w_hh, saved.lengths, saved.reset, dy, dh_n, dc_n, partial,
         dgates, dgates_h, dh_0, dc_0, T, B, H, cut.unit_blocks, cut.column_blocks, int(saved.reverse),

@@ -436,6 +436,15 @@ __device__ __forceinline__ float4 load_early(const float4 *p) {
 #endif
 }
 
+// Brings what will be loaded a while later into the cache that all multiprocessors share.
+__device__ __forceinline__ void prefetch_l2(const void *p) {
+#ifndef FSQ_EMULATED
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+#else
+    (void)*(const volatile char *)p;
+#endif
+}
+
 // ---------------------------------------------------------------- barriers of a part of the block
 
 // Barrier `id`, 1 to 15 (__syncthreads is 0), of `threads` threads: whole warps.

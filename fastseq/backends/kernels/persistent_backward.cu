@@ -8,7 +8,7 @@
 // There is no barrier: the last bit of a partial sum tells in which round through a ring of RING steps it was written. No block is more
 // than two steps ahead of another, since what it needs comes, over two steps, from all of them; so nothing unread is overwritten.
 //
-// Macros beside persistent.cuh's: ROWS, UNITS, WARPS, and TILES tiles of 8 columns for each warp.
+// Macros beside persistent.cuh's: ROWS, UNITS, WARPS, TILES tiles of 8 columns for each warp, and AT_ONCE, the partial dh loaded together.
 #include "persistent.cuh"
 
 #define THREADS (WARPS * 32)
@@ -20,12 +20,7 @@
 #define CELLS CEIL_DIV(ROWS * LANES, THREADS)
 #define LINE (K + (64 + 128 - K * 2 % 128) % 128 / 2) // of A, in float16: 8 lanes that read 16 bytes of two rows then meet different banks
 #define RING 4
-#ifndef AT_ONCE
-#define AT_ONCE 8
-#endif
-#ifndef EXPERIMENT
-#define EXPERIMENT 0
-#endif
+#define AHEAD 3 // steps from a prefetch to its load
 
 __device__ __forceinline__ void store_units(float *p, float4 v, int left, bool aligned) {
     if (aligned) {
@@ -62,6 +57,41 @@ __device__ __forceinline__ bool of_round(uint4 v, unsigned bit) { return ((v.x ^
 __device__ __forceinline__ unsigned marked(float x, unsigned bit) { return (__float_as_uint(x) & ~1u) | bit; }
 __device__ __forceinline__ float unmarked(unsigned x) { return __uint_as_float(x & ~1u); }
 
+// What a thread's cell needs of one step beside dh: it is on its way while the products are formed and handed on.
+struct Kept {
+    float4 v[4], c, before, dy; // the gates, c_t, c_{t-1} (GRU: h_{t-1}), dy_t
+    bool active, cut;
+};
+
+struct Sources {
+    const float *gates, *cells, *y, *h_0, *c_0, *dy;
+    const bool *reset;
+    int B, H, steps, reverse;
+};
+
+__device__ __forceinline__ Kept load_kept(const Sources &s, int step, int b, int unit, int left, int length) {
+    Kept kept;
+    const int t = s.reverse ? step : s.steps - 1 - step;
+    const bool aligned = s.H % 4 == 0, first = s.reverse ? t == length - 1 : t == 0;
+    kept.active = step < s.steps && t < length && left > 0;
+    kept.cut = kept.active && crosses(s.reset, t, b, length, s.B, s.reverse);
+    const int some = kept.active ? left : 0;
+    const long long at = (long long)b * s.H + unit, now = (long long)t * s.B * s.H + at, back = (s.reverse ? 1 : -1) * (long long)s.B * s.H;
+    const float *state = first ? (CELL ? s.h_0 : s.c_0) : CELL ? s.y : s.cells, *v = s.gates + ((long long)t * s.B + b) * 4 * s.H + unit;
+#pragma unroll
+    for (int k = 0; k < 4; k++) kept.v[k] = load_units(v + (long long)k * s.H, some, aligned);
+    kept.c = load_units(s.cells + now, CELL ? 0 : some, aligned);
+    kept.before = load_units(state + (first ? at : now + back), state && !kept.cut ? some : 0, aligned);
+    kept.dy = load_units(s.dy + now, s.dy ? some : 0, aligned);
+    if (kept.active && unit % 8 == 0 && step + AHEAD + 1 < s.steps) {
+#pragma unroll
+        for (int k = 0; k < 4; k++) prefetch_l2(v + 4 * AHEAD * back + (long long)k * s.H);
+        prefetch_l2((CELL ? s.y : s.cells) + now + (AHEAD + 1) * back);
+        if (s.dy) prefetch_l2(s.dy + now + AHEAD * back);
+    }
+    return kept;
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
     const float *gates, const float *cells, const float *y, const float *h_0, const float *c_0, const float *w_hh, const long long *lengths,
     const bool *reset, const float *dy, const float *dh_n, const float *dc_n, unsigned *partial, float *dgates, float *dgates_h, float *dh_0,
@@ -88,84 +118,65 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
 #pragma unroll
             for (int i = 0; i < 8; i++) {
                 const int at = 32 * k + 8 * q + i, unit = first_unit + at % UNITS;
-                x[i] = n < H && unit < H ? w_up * w_hh[((long long)(at / UNITS) * H + unit) * H + n] : 0.0f;
+                x[i] = n < H && unit < H ? w_up * w_hh[(at / UNITS * H + unit) * H + n] : 0.0f;
             }
             split_8(x, w[k][j]);
+            if (j % 4 == 3 || j == TILES - 1) __syncwarp(); // the loads of 4 tiles are on their way together, but no more
         }
-        __syncwarp(); // the loads of all tiles are on their way together, but no more
     }
     for (int i = threadIdx.x; i < 2 * SPLIT * 16 * M_TILES * LINE; i += THREADS) a[i] = 0; // rows that there are not
     for (int i = threadIdx.x; i < 2 * 16 * M_TILES; i += THREADS) row_scale[i] = 0.0f;
 
     // This thread's cells, 4 units each. dh and dc of the step before, without what the product brings.
     float dh[CELLS][4], dc[CELLS][4];
-    int length[CELLS], b[CELLS], left[CELLS];
-    long long at[CELLS];
+    int length[CELLS], b[CELLS], unit[CELLS], left[CELLS];
     bool crossing[CELLS], writes[CELLS];
 #pragma unroll
     for (int i = 0; i < CELLS; i++) {
-        const int cell = threadIdx.x + i * THREADS, row = cell / LANES, unit = first_unit + cell % LANES * 4;
-        const bool here = row < ROWS && row < group.count && unit < H;
+        const int cell = threadIdx.x + i * THREADS, row = cell / LANES;
+        unit[i] = first_unit + cell % LANES * 4;
+        const bool here = row < ROWS && row < group.count && unit[i] < H;
         b[i] = group.first + row;
-        left[i] = here ? H - unit : 0;
-        at[i] = here ? (long long)b[i] * H + unit : 0;
+        left[i] = here ? H - unit[i] : 0;
+        const long long at = (long long)b[i] * H + unit[i];
         length[i] = !here ? 0 : lengths ? (int)lengths[b[i]] : T;
         writes[i] = here && row % column_blocks == j_block;
         crossing[i] = false;
-        const float4 h_last = dh_n ? load_units(dh_n + at[i], left[i], aligned) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        const float4 c_last = dc_n ? load_units(dc_n + at[i], left[i], aligned) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        const float4 h_last = dh_n ? load_units(dh_n + at, left[i], aligned) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        const float4 c_last = dc_n ? load_units(dc_n + at, left[i], aligned) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         dh[i][0] = h_last.x, dh[i][1] = h_last.y, dh[i][2] = h_last.z, dh[i][3] = h_last.w;
         dc[i][0] = c_last.x, dc[i][1] = c_last.y, dc[i][2] = c_last.z, dc[i][3] = c_last.w;
         if (writes[i])
             for (int t = group.steps; t < T; t++)
                 for (int k = 0; k < GATES; k++) {
-                    const long long to = ((long long)t * B + b[i]) * GATES * H + k * H + unit;
+                    const long long to = ((long long)t * B + b[i]) * GATES * H + k * H + unit[i];
                     store_units(dgates + to, make_float4(0.0f, 0.0f, 0.0f, 0.0f), left[i], aligned);
                     if (CELL) store_units(dgates_h + to, make_float4(0.0f, 0.0f, 0.0f, 0.0f), left[i], aligned);
                 }
     }
     __syncthreads();
 
+    const Sources sources = {gates, cells, y, h_0, c_0, dy, reset, B, H, group.steps, reverse};
+    Kept kept[CELLS];
+#pragma unroll
+    for (int i = 0; i < CELLS; i++) kept[i] = load_kept(sources, 0, b[i], unit[i], left[i], length[i]);
     for (int step = 0;; step++) { // the last one forwards comes first; one more gathers dh_0
-        const bool last = step == group.steps;
         const int t = reverse ? step : group.steps - 1 - step;
-        // what does not depend on dh, on its way while that is
-        float4 v[CELLS][4], c[CELLS], before[CELLS], dh_t[CELLS];
-        bool active[CELLS], cut[CELLS];
-#pragma unroll
-        for (int i = 0; i < CELLS; i++) {
-            active[i] = !last && t < length[i];
-            cut[i] = active[i] && crosses(reset, t, b[i], length[i], B, reverse);
-            const int some = active[i] ? left[i] : 0;
-            const bool first = reverse ? t == length[i] - 1 : t == 0;
-            const long long now = (long long)t * B * H + at[i], earlier = now + (reverse ? 1 : -1) * (long long)B * H;
-            const float *state = first ? (CELL ? h_0 : c_0) : CELL ? y : cells;
-#pragma unroll
-            for (int k = 0; k < 4; k++)
-                v[i][k] = load_units(gates + ((long long)t * B + b[i]) * 4 * H + (long long)k * H + (at[i] - (long long)b[i] * H), some, aligned);
-            c[i] = load_units(CELL ? y : cells + now, CELL ? 0 : some, aligned);
-            before[i] = load_units(state + (first ? at[i] : earlier), state && !cut[i] ? some : 0, aligned);
-            dh_t[i] = load_units(dy + now, dy ? some : 0, aligned);
-        }
-
         if (step) {
             const unsigned round = (step - 1) / RING % 2 ^ 1;
 #pragma unroll
             for (int i = 0; i < CELLS; i++) {
                 if (!left[i]) continue;
-                const unsigned *from = partial + ((long long)((step - 1) % RING) * unit_blocks * B + b[i]) * line + (at[i] - (long long)b[i] * H);
+                const unsigned *from = partial + ((long long)((step - 1) % RING) * unit_blocks * B + b[i]) * line + unit[i];
                 const long long next = (long long)B * line;
                 float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#if EXPERIMENT == 2
-                while (!of_round(load_relaxed((const uint4 *)(from + (unit_blocks - 1) * next)), round)) poll_again();
-#endif
                 for (int k = 0; k < unit_blocks; k += AT_ONCE) {
                     uint4 part[AT_ONCE];
 #pragma unroll
                     for (int j = 0; j < AT_ONCE; j++) part[j] = k + j < unit_blocks ? load_relaxed((const uint4 *)(from + (k + j) * next)) : make_uint4(round, round, round, round);
 #pragma unroll
                     for (int j = 0; j < AT_ONCE; j++) {
-                        while (EXPERIMENT != 1 && !of_round(part[j], round)) {
+                        while (!of_round(part[j], round)) {
                             poll_again();
                             part[j] = load_relaxed((const uint4 *)(from + (k + j) * next));
                         }
@@ -175,16 +186,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
                 if (crossing[i]) dh[i][0] += sum.x, dh[i][1] += sum.y, dh[i][2] += sum.z, dh[i][3] += sum.w;
             }
         }
-        if (last) break;
+        if (step == group.steps) break;
 
         unsigned short *const line_0 = a + step % 2 * SPLIT * 16 * M_TILES * LINE;
 #pragma unroll
         for (int i = 0; i < CELLS; i++) {
-            const int cell = threadIdx.x + i * THREADS, row = cell / LANES, unit = cell % LANES * 4;
+            const int cell = threadIdx.x + i * THREADS, row = cell / LANES, column = cell % LANES * 4;
             float da[4][4] = {}, hidden[4] = {};
-            crossing[i] = active[i] && !cut[i];
-            if (active[i]) {
-                const float *e = (const float *)&v[i][0], *c_e = (const float *)&c[i], *before_e = (const float *)&before[i], *dy_e = (const float *)&dh_t[i];
+            crossing[i] = kept[i].active && !kept[i].cut;
+            if (kept[i].active) {
+                const float *e = (const float *)&kept[i].v[0], *c_e = (const float *)&kept[i].c, *before_e = (const float *)&kept[i].before, *dy_e = (const float *)&kept[i].dy;
 #pragma unroll
                 for (int u = 0; u < 4; u++) {
                     const float value[4] = {e[u], e[4 + u], e[8 + u], e[12 + u]};
@@ -193,7 +204,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
                     cell_backward(value, c_e[u], before_e[u], &dh[i][u], &dc[i][u], grad, &hidden[u]);
 #pragma unroll
                     for (int k = 0; k < GATES; k++) da[k][u] = grad[k];
-                    if (cut[i]) dh[i][u] = dc[i][u] = 0.0f;
+                    if (kept[i].cut) dh[i][u] = dc[i][u] = 0.0f;
                 }
             }
             // the row's dgates as float16
@@ -216,19 +227,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
                     split(scale * from[0], scale * from[1], low);
                     split(scale * from[2], scale * from[3], high);
 #pragma unroll
-                    for (int p = 0; p < SPLIT; p++) *(uint2 *)(line_0 + (p * 16 * M_TILES + row) * LINE + k * UNITS + unit) = make_uint2(low[p], high[p]);
+                    for (int p = 0; p < SPLIT; p++) *(uint2 *)(line_0 + (p * 16 * M_TILES + row) * LINE + k * UNITS + column) = make_uint2(low[p], high[p]);
                 }
             }
             if (writes[i]) {
 #pragma unroll
                 for (int k = 0; k < GATES; k++) {
-                    const long long to = ((long long)t * B + b[i]) * GATES * H + (long long)k * H + (at[i] - (long long)b[i] * H);
+                    const long long to = ((long long)t * B + b[i]) * GATES * H + (long long)k * H + unit[i];
                     const float4 sum = make_float4(da[k][0], da[k][1], da[k][2], da[k][3]);
                     store_units(dgates + to, sum, left[i], aligned);
                     if (CELL) store_units(dgates_h + to, k == 2 ? make_float4(hidden[0], hidden[1], hidden[2], hidden[3]) : sum, left[i], aligned);
                 }
             }
         }
+#pragma unroll
+        for (int i = 0; i < CELLS; i++) kept[i] = load_kept(sources, step + 1, b[i], unit[i], left[i], length[i]);
         __syncthreads(); // one per step: the next one's dgates are written elsewhere
 
         const unsigned round = step / RING % 2 ^ 1;
@@ -266,7 +279,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
 #pragma unroll
     for (int i = 0; i < CELLS; i++)
         if (writes[i]) {
-            store_units(dh_0 + at[i], make_float4(dh[i][0], dh[i][1], dh[i][2], dh[i][3]), left[i], aligned);
-            if (dc_0) store_units(dc_0 + at[i], make_float4(dc[i][0], dc[i][1], dc[i][2], dc[i][3]), left[i], aligned);
+            const long long at = (long long)b[i] * H + unit[i];
+            store_units(dh_0 + at, make_float4(dh[i][0], dh[i][1], dh[i][2], dh[i][3]), left[i], aligned);
+            if (dc_0) store_units(dc_0 + at, make_float4(dc[i][0], dc[i][1], dc[i][2], dc[i][3]), left[i], aligned);
         }
 }

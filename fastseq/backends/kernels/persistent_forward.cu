@@ -8,7 +8,8 @@
 // same idea). Sources: Appleyard et al. 2016 (arXiv 1604.01946), Diamos et al. 2016 (Persistent RNNs), Poeppel et al. 2024 (FlashRNN).
 //
 // Macros beside persistent.cuh's: ROWS; the block's warps are SHARES, which divide the sum over k, by SIDES, which divide the units; a warp
-// has STEPS k-steps of 16 and TILES tiles of 8 columns, and loads h for BATCH pairs of steps at once. TRAINING keeps gates and c.
+// has STEPS k-steps of 16 and TILES tiles of 8 columns, and loads h for BATCH pairs of steps at once; LOOK_FIRST polls
+// a word before it loads all. TRAINING keeps gates and c.
 #include "persistent.cuh"
 
 #define THREADS (SHARES * SIDES * 32)
@@ -18,9 +19,7 @@
 #define CELLS CEIL_DIV(ROWS * UNITS, THREADS)
 #define LINE (UNITS + 4) // of partial sums, in units: the lanes of a warp then write to different banks
 #define UNWRITTEN 0xffffffffu
-#ifndef EXPERIMENT
-#define EXPERIMENT 0
-#endif
+#define AHEAD 3 // steps from a prefetch to its load
 
 __device__ __forceinline__ bool written(uint4 v) { return v.x != UNWRITTEN && v.y != UNWRITTEN && v.z != UNWRITTEN && v.w != UNWRITTEN; }
 
@@ -116,6 +115,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
             cut[i] = active[i] && crosses(reset, t, b, length[i], B, reverse);
 #pragma unroll
             for (int k = 0; k < 4; k++) x[i][k] = k < GATES && active[i] ? load_early(from + k * H) : 0.0f;
+            if (mine[i] && cell % 8 == 0 && step + AHEAD < group.steps) {
+#pragma unroll
+                for (int k = 0; k < GATES; k++) prefetch_l2(from + (reverse ? -AHEAD : AHEAD) * (long long)B * GATES * H + k * H);
+            }
         }
 
         float4 *const sums = partial + (step % 2 * SHARES + share) * ROWS * LINE;
@@ -124,7 +127,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
             const int row = m * 16 + g;
             const uint4 *const from = (const uint4 *)(slot + (long long)(group.first + row) * SPLIT * (line / 2)) + first_k / 8;
             const int below = 8 * SPLIT * (line / 8); // from a row to the one 8 further down
-#if EXPERIMENT == 2
+#if LOOK_FIRST // all loads at once, and again for each that was too early, would be in the way of those that write
             if (row < group.count && first_k + 32 * (CHUNKS - 1) < line)
                 while (!written(load_relaxed(from + 4 * (CHUNKS - 1)))) poll_again();
             __syncwarp();
@@ -148,7 +151,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
                     for (int k = 0; k < BATCH && first + k < CHUNKS; k++)
 #pragma unroll
                         for (int p = 0; p < SPLIT; p++)
-                            while (EXPERIMENT != 1 && !written(a[r][k][p])) {
+                            while (!written(a[r][k][p])) {
                                 poll_again();
                                 a[r][k][p] = load_relaxed(from + r * below + p * (line / 8) + 4 * (first + k));
                             }
