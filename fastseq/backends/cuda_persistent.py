@@ -150,20 +150,25 @@ def _split() -> int:
     return 2 if cuda_launch.precision() == "highest" else 1
 
 
-def _geometry(cell: str, H: int, B: int) -> tuple[Forward, Backward] | None:
+def _geometry(cell: str, H: int, B: int, split: int) -> tuple[Forward, Backward] | None:
+    return _of_device(cupy.cuda.runtime.getDevice(), cell, H, B, split)
+
+
+@functools.cache
+def _of_device(device: int, cell: str, H: int, B: int, split: int) -> tuple[Forward, Backward] | None:
     found = cuda_launch.properties()
     if cell not in _GATES or min(H, B) < 1 or found.capability < 80:
         return None
-    return geometry(cell, H, B, _split(), found.multiprocessors, found.shared_per_block)
+    return geometry(cell, H, B, split, found.multiprocessors, found.shared_per_block)
 
 
 def fits(cell: str, H: int, B: int, dtype: Any) -> bool:
     """Whether `forward` and `backward` can run: a float32 "lstm" or "gru" whose W_hh the GPU's registers hold."""
-    return dtype == np.float32 and _geometry(cell, H, B) is not None
+    return dtype == np.float32 and _geometry(cell, H, B, _split()) is not None
 
 
-def _cuts(cell: str, H: int, B: int) -> tuple[Forward, Backward]:
-    found = _geometry(cell, H, B)
+def _cuts(cell: str, H: int, B: int, split: int) -> tuple[Forward, Backward]:
+    found = _geometry(cell, H, B, split)
     if found is None:
         raise ValueError(f"{cell}: H {H} and B {B} do not fit this GPU at once")
     return found
@@ -171,6 +176,11 @@ def _cuts(cell: str, H: int, B: int) -> tuple[Forward, Backward]:
 
 def forward_kernel(cell: str, split: int, cut: Forward, training: bool) -> cuda_launch.Kernel:
     """`persistent_forward` for a cut."""
+    return _forward_kernel(cupy.cuda.runtime.getDevice(), cell, split, cut, training)
+
+
+@functools.cache
+def _forward_kernel(device: int, cell: str, split: int, cut: Forward, training: bool) -> cuda_launch.Kernel:
     return cuda_launch.kernel(
         "persistent_forward.cu", "persistent_forward", cooperative=True, CELL=int(cell == "gru"), SPLIT=split, TRAINING=int(training),
         ROWS=cut.rows, SHARES=cut.shares, SIDES=cut.sides, STEPS=cut.steps, TILES=cut.tiles, BATCH=cut.batch,
@@ -180,6 +190,11 @@ def forward_kernel(cell: str, split: int, cut: Forward, training: bool) -> cuda_
 
 def backward_kernel(cell: str, split: int, cut: Backward) -> cuda_launch.Kernel:
     """`persistent_backward` for a cut."""
+    return _backward_kernel(cupy.cuda.runtime.getDevice(), cell, split, cut)
+
+
+@functools.cache
+def _backward_kernel(device: int, cell: str, split: int, cut: Backward) -> cuda_launch.Kernel:
     return cuda_launch.kernel(
         "persistent_backward.cu", "persistent_backward", cooperative=True, CELL=int(cell == "gru"), SPLIT=split,
         ROWS=cut.rows, UNITS=cut.units, WARPS=cut.warps, TILES=cut.tiles, AT_ONCE=cut.at_once,
@@ -221,7 +236,7 @@ def forward(
     """
     T, B, _ = xp.shape
     H, lstm, split = w_hh.shape[1], cell == "lstm", _split()
-    cut = cut or _cuts(cell, H, B)[0]
+    cut = cut or _cuts(cell, H, B, split)[0]
     y, h_n, c_n = cupy.empty((T, B, H), np.float32), cupy.empty((B, H), np.float32), cupy.empty((B, H), np.float32) if lstm else None
     gates = cupy.empty((T, B, 4, H), np.float32) if training else None
     cells = cupy.empty((T, B, H), np.float32) if training and lstm else None
@@ -258,7 +273,7 @@ def backward(
     """
     T, B, H = saved.y.shape
     lstm = cell == "lstm"
-    cut = cut or _cuts(cell, H, B)[1]
+    cut = cut or _cuts(cell, H, B, saved.split)[1]
     dgates = cupy.empty((T, B, _GATES[cell] * H), np.float32)
     dgates_h = dgates if lstm else cupy.empty_like(dgates)
     dh_0, dc_0 = cupy.empty((B, H), np.float32), cupy.empty((B, H), np.float32) if lstm else None

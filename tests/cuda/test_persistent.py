@@ -273,3 +273,15 @@ def test_large_layers(cell, kind, H, B, to_gpu, precise, real_gpu):
     precise(kind)
     if persistent.fits(cell, H, B, np.dtype(np.float32)):
         check(Case(cell, 20, B, H, reverse=B % 2 == 1), to_gpu, kind)
+
+
+def test_the_precision_of_the_forward_pass_is_the_backward_passs_too(to_gpu, precise):
+    case = Case("lstm", 3, 2, 16, options="dy")
+    g = {k: None if v is None else to_gpu(v) for k, v in inputs(case).items()}
+    precise("high")
+    saved = persistent.forward("lstm", g["xp"], g["w_hh"], *[None] * 5, False, True)[3]
+    results = []
+    for kind in ("high", "highest"):
+        precise(kind)
+        results.append(persistent.backward("lstm", saved, g["w_hh"], g["dy"], None, None)[0].get())
+    np.testing.assert_array_equal(*results)
