@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import warnings
+import warnings
 
 import numpy as np
 import pytest
