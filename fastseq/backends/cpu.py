@@ -125,6 +125,14 @@ def cross_entropy_backward(
     return _core.cross_entropy_backward(lse, logits, targets, dlosses, ignore_index, label_smoothing)
 
 
+def mean_loss(losses: Array, targets: Array, *, ignore_index: int) -> tuple[Array, Array]:
+    """The mean () of the losses whose target counts, NaN over none of them; and how many count, 1 at least, in the losses' dtype."""
+    # In double: a mean over a long batch keeps float32's digits.
+    total, count = losses.sum(dtype=np.float64), int(np.count_nonzero(targets != ignore_index))
+    mean = total / count if count else np.nan
+    return np.asarray(mean, losses.dtype), np.asarray(max(count, 1), losses.dtype)
+
+
 def linear_cross_entropy_forward(
     x: Array, weight: Array, bias: Array | None, targets: Array, *, ignore_index: int, label_smoothing: float
 ) -> tuple[Array, Array]:

@@ -49,5 +49,6 @@ from fastseq.backends.cuda_softmax import linear_cross_entropy_backward as linea
 from fastseq.backends.cuda_softmax import linear_cross_entropy_forward as linear_cross_entropy_forward
 from fastseq.backends.cuda_softmax import log_softmax_backward as log_softmax_backward
 from fastseq.backends.cuda_softmax import log_softmax_forward as log_softmax_forward
+from fastseq.backends.cuda_softmax import mean_loss as mean_loss
 from fastseq.backends.cuda_softmax import softmax_backward as softmax_backward
 from fastseq.backends.cuda_softmax import softmax_forward as softmax_forward

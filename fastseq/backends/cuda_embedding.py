@@ -18,7 +18,7 @@ _FEW = 4096
 _WARPS = 8
 #: Of one launch of `ids_find_outside`, which counts in 32 bits.
 _MOST_IDS = 2**31
-_FINDERS = 1024  # blocks
+_FINDERS, _FOUND = 1024, 4096  # blocks at most, and ids for each at least
 
 
 def embedding_forward(ids: Array, weight: Array) -> Array:
@@ -57,12 +57,12 @@ def ids_find_outside(ids: Array, limit: int) -> int:
     ids = contiguous(ids).reshape(-1)
     for first in range(0, ids.size, _MOST_IDS):
         part = ids[first : first + _MOST_IDS]
-        found = cupy.zeros(1, np.uint32)
-        blocks = min(-(-part.size // THREADS), _FINDERS)
+        blocks = min(-(-part.size // _FOUND), _FINDERS)
+        found = cupy.empty(blocks, np.uint32)
         kernel("embedding.cu", "ids_find_outside", REAL="float", W=1)(
-            blocks, THREADS, (found, part, np.uint32(part.size), int64(limit))
+            blocks, THREADS, (found, part, np.uint32(part.size), int64(limit)), 32
         )
-        position = int(found.get()[0])
+        position = int(found.get().max())
         if position:
             return first + part.size - position
     return -1

@@ -7,7 +7,7 @@ from typing import Any
 
 import cupy
 
-from fastseq.backends.cuda_launch import contiguous, gemm, int64
+from fastseq.backends.cuda_launch import contiguous, gemm, int64, kernel, macros_of
 from fastseq.backends.cuda_layout import aligned, column_layout, row_layout
 from fastseq.backends.cuda_matmul import sum_of_parts
 
@@ -110,6 +110,14 @@ def _backward(
     )  # fmt: skip
     layout.kernel("cross_entropy_backward.cu", "cross_entropy_backward")(layout.grid, layout.block, arguments, layout.shared)
     return sums
+
+
+def mean_loss(losses: Array, targets: Array, *, ignore_index: int) -> tuple[Array, Array]:
+    """The mean () of the losses whose target counts, NaN over none of them; and how many count, 1 at least, in the losses' dtype."""
+    mean, count = cupy.empty((), losses.dtype), cupy.empty((), losses.dtype)
+    arguments = (mean, count, contiguous(losses), contiguous(targets), int64(len(losses)), int64(ignore_index))
+    kernel("mean_loss.cu", "mean_loss", **macros_of(losses.dtype))(1, 1024, arguments, 512)
+    return mean, count
 
 
 # ---------------------------------------------------------------- cross entropy of a linear layer

@@ -45,6 +45,7 @@ from fastseq.backends.reference_softmax import (  # noqa: F401
     linear_cross_entropy_forward,
     log_softmax_backward,
     log_softmax_forward,
+    mean_loss,
     softmax_backward,
     softmax_forward,
 )

@@ -61,6 +61,13 @@ def _target_distribution(logits: Array, targets: Array, label_smoothing: float) 
     return q
 
 
+def mean_loss(losses: Array, targets: Array, *, ignore_index: int) -> tuple[Array, Array]:
+    """The mean () of the losses whose target counts, NaN over none of them; and how many count, 1 at least, in the losses' dtype."""
+    total, count = losses.sum(dtype=np.float64), int(np.count_nonzero(targets != ignore_index))
+    mean = total / count if count else np.nan
+    return np.asarray(mean, losses.dtype), np.asarray(max(count, 1), losses.dtype)
+
+
 # ---------------------------------------------------------------- the logarithm of softmax
 
 

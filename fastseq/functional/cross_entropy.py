@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from fastseq.autograd import Array, ArrayOrTensor, result
@@ -72,26 +70,16 @@ def cross_entropy(
     return result(loss, (logits, targets), backward, "cross_entropy")
 
 
-def reduced(losses: Array, ids: Array, ignore_index: int, reduction: str) -> tuple[Array, Any]:
-    """The loss, and what the sum of the losses was divided by: None where by nothing, on a GPU a number that stays there."""
+def reduced(losses: Array, ids: Array, ignore_index: int, reduction: str) -> tuple[Array, Array | None]:
+    """The loss, and what the sum of the losses was divided by: None where by nothing."""
     if reduction == "none":
         return losses, None
-    divisor: Any = None
-    # In double: a mean over a long batch keeps float32's digits.
-    total = losses.sum(dtype=np.float64)
-    own = namespace(losses)
     if reduction == "mean":
-        if own is np:
-            divisor = int(np.count_nonzero(ids != ignore_index))
-            total = total / divisor if divisor else np.float64("nan")
-        else:
-            divisor = (ids != ignore_index).sum()
-            total = total / divisor
-    return own.asarray(total, dtype=losses.dtype), divisor
+        return backend_of(losses).mean_loss(losses, ids, ignore_index=ignore_index)
+    # In double: a sum over a long batch keeps float32's digits.
+    return namespace(losses).asarray(losses.sum(dtype=np.float64), dtype=losses.dtype), None
 
 
-def divided(dloss: Array, divisor: Any, like: Array) -> Array:
-    """The gradient of each row's loss, or one number for all: an array of `like`'s dtype. Where no row counts it does not matter."""
-    own = namespace(like)
-    found = dloss if divisor is None else dloss / (max(divisor, 1) if own is np else own.maximum(divisor, 1))
-    return own.asarray(found, dtype=like.dtype)
+def divided(dloss: Array, divisor: Array | None, like: Array) -> Array:
+    """The gradient of each row's loss, or one number for all: an array of `like`'s dtype."""
+    return namespace(like).asarray(dloss if divisor is None else dloss / divisor, dtype=like.dtype)

@@ -66,7 +66,7 @@ TABLE = [
     ("dropout.cu", "REAL=float", False),
     ("dropout.cu", "REAL=double", False),
     *(("batch_norm.cu", f"REAL={real} PLANES={planes}", False) for real in ("float", "double") for planes in (0, 1)),
-    *((file, f"REAL={real}", False) for file in ("conv.cu", "max_pool.cu") for real in ("float", "double")),
+    *((file, f"REAL={real}", False) for file in ("conv.cu", "max_pool.cu", "mean_loss.cu") for real in ("float", "double")),
     ("pointwise.cu", "REAL=float", False),
     ("pointwise.cu", "REAL=double", False),
     *((file, macros, "double" in macros) for file in ("softmax.cu", "cross_entropy.cu", "layer_norm.cu") for macros in ROWS),

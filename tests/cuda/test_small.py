@@ -179,6 +179,16 @@ def test_cross_entropy_in_any_layout(layout, dtype, rng):
     check("cross_entropy_backward", lse, logits, targets, rng.standard_normal(6).astype(dtype), layout=layout, terms=20, **options)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("n", [0, 1, 7, 1500])
+def test_mean_loss(n, layout, dtype, rng):
+    losses, targets = rng.standard_normal(n).astype(dtype), rng.integers(0, 5, n)
+    losses[targets == 3] = 0
+    for ignored in (3, -7):
+        check("mean_loss", losses, targets, layout=layout, ignore_index=ignored)
+    check("mean_loss", 0 * losses, 0 * targets, layout=layout, ignore_index=0)
+
+
 def test_no_classes(dtype):
     options = {"ignore_index": 0, "label_smoothing": 0.1}
     check("cross_entropy_forward", np.zeros((3, 0), dtype), np.zeros(3, np.int64), **options)

@@ -122,8 +122,19 @@ extern "C" __global__ void embedding_backward_join(
     }
 }
 
-// found: the greatest n - i of the places i whose id is outside [0, limit); it is zero before.
+// found (blocks): the greatest n - i of a block's places i whose id is outside [0, limit), or 0. 256 threads.
 extern "C" __global__ void ids_find_outside(unsigned *found, const long long *ids, unsigned n, long long limit) {
-    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x)
-        if (ids[i] < 0 || ids[i] >= limit) atomicMax(found, n - i);
+    FSQ_SHARED(bytes);
+    unsigned *const shared = (unsigned *)bytes, most = 0;
+    for (unsigned long long i = blockIdx.x * 256ull + threadIdx.x; i < n; i += gridDim.x * 256ull)
+        if ((ids[i] < 0 || ids[i] >= limit) && most < n - (unsigned)i) most = n - (unsigned)i;
+    for (int flip = 16; flip; flip /= 2) {
+        const unsigned other = __shfl_xor_sync(0xffffffffu, most, flip);
+        most = most < other ? other : most;
+    }
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = most;
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    for (int warp = 1; warp < 8; warp++) most = most < shared[warp] ? shared[warp] : most;
+    found[blockIdx.x] = most;
 }
