@@ -6,7 +6,6 @@ import os
 import shutil
 import sys
 import warnings
-import warnings
 
 import numpy as np
 import pytest
