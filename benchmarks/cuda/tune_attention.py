@@ -12,6 +12,7 @@ import functools
 import itertools
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from fastseq.backends import cuda_attention, cuda_attention_call, cuda_attention_mma, cuda_attention_tiles
+from fastseq.backends import cuda_attention, cuda_attention_call, cuda_attention_decode, cuda_attention_mma, cuda_attention_tiles
 from fastseq.backends.attention import AttentionOptions
 from fastseq.backends.cuda_launch import properties
 from fastseq.backends.precision import set_precision
@@ -29,23 +30,24 @@ FLASH, CUDNN, EFFICIENT, MATH = SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATT
 Shape = cuda_attention_mma._Shape
 #: row tiles, warps, columns, blocks of a multiprocessor
 CUTS = {
-    ("forward", 16, 64): [(2, 4, 64, 2), (2, 4, 128, 2), (2, 4, 32, 2), (1, 4, 64, 4), (1, 8, 64, 2), (1, 4, 64, 3), (2, 8, 64, 1)],
-    ("forward", 16, 128): [(2, 4, 64, 2), (2, 4, 32, 2), (1, 8, 64, 1), (1, 4, 64, 2), (1, 4, 64, 3), (2, 8, 64, 1)],
-    ("keys", 16, 64): [(2, 4, 32, 2), (1, 8, 32, 2), (1, 8, 64, 1), (1, 4, 32, 3), (1, 4, 64, 3)],
-    ("keys", 16, 128): [(1, 8, 32, 1), (1, 8, 64, 1), (1, 4, 32, 2), (1, 4, 64, 2)],
-    ("queries", 16, 64): [(2, 4, 32, 2), (2, 4, 64, 2), (1, 4, 64, 4), (1, 4, 64, 3), (1, 8, 64, 2), (1, 4, 32, 4)],
-    ("queries", 16, 128): [(1, 8, 32, 1), (1, 8, 64, 1), (2, 4, 32, 2), (1, 4, 32, 2), (1, 4, 64, 2)],
-    ("forward", 32, 64): [(2, 4, 32, 2), (2, 4, 64, 2), (1, 8, 32, 2), (1, 4, 32, 3)],
-    ("forward", 32, 128): [(1, 8, 32, 1), (2, 4, 32, 1), (1, 4, 32, 2), (2, 4, 16, 2)],
-    ("keys", 32, 64): [(2, 4, 32, 2), (1, 8, 32, 1), (1, 4, 32, 2)],
-    ("keys", 32, 128): [(1, 8, 32, 1), (1, 8, 16, 1), (1, 4, 16, 2)],
-    ("queries", 32, 64): [(2, 4, 32, 2), (1, 8, 32, 1), (1, 4, 32, 2)],
-    ("queries", 32, 128): [(1, 8, 32, 1), (1, 8, 16, 1), (1, 4, 16, 2)],
-    ("forward", 96, 64): [(2, 4, 32, 2), (1, 8, 32, 2), (1, 4, 32, 3)],
-    ("forward", 96, 128): [(1, 8, 32, 1), (1, 4, 32, 2)],
-    ("keys", 96, 64): [(1, 8, 32, 1), (1, 4, 32, 2)],
-    ("queries", 96, 64): [(1, 8, 32, 1), (2, 4, 32, 2), (1, 4, 32, 2)],
-}  # fmt: skip
+    ("forward", 16, 64): [(2, 4, 128, 2), (2, 4, 64, 2), (1, 4, 64, 4), (1, 4, 128, 3)],
+    ("forward", 16, 128): [(2, 4, 64, 2), (2, 4, 32, 2), (1, 4, 64, 3)],
+    ("keys", 16, 64): [(2, 4, 32, 2), (1, 4, 64, 3), (1, 4, 64, 4), (2, 2, 32, 4)],
+    ("keys", 16, 128): [(1, 4, 64, 2), (1, 4, 32, 2), (1, 4, 32, 3), (1, 8, 64, 1)],
+    ("queries", 16, 64): [(2, 4, 64, 2), (2, 4, 32, 2), (1, 4, 64, 3)],
+    ("queries", 16, 128): [(2, 4, 32, 2), (1, 4, 64, 2), (1, 4, 32, 3)],
+    ("forward", 32, 64): [(2, 4, 64, 2), (2, 4, 32, 2), (1, 4, 64, 3)],
+    ("forward", 32, 128): [(1, 4, 32, 2), (2, 4, 16, 2), (1, 4, 16, 3)],
+    ("keys", 32, 64): [(2, 4, 32, 2), (1, 4, 32, 3)],
+    ("keys", 32, 128): [(1, 8, 32, 1), (1, 4, 32, 1)],
+    ("queries", 32, 64): [(2, 4, 32, 2), (1, 4, 32, 3)],
+    ("queries", 32, 128): [(1, 8, 32, 1), (1, 4, 32, 1), (2, 4, 16, 1)],
+    ("forward", 96, 64): [(1, 4, 32, 3), (1, 4, 64, 3)],
+    ("keys", 96, 64): [(1, 4, 32, 2), (1, 4, 32, 3)],
+    ("queries", 96, 64): [(1, 4, 32, 2), (1, 4, 32, 3), (2, 4, 32, 2)],
+    ("queries", 96, 128): [(1, 8, 32, 1), (2, 4, 16, 1), (1, 4, 32, 1)],
+    ("keys", 96, 128): [(1, 8, 32, 1), (1, 4, 32, 1)],
+}
 WORD = {16: "medium", 32: "high", 96: "highest"}
 
 
@@ -98,7 +100,7 @@ def gradients(q: Any, k: Any, v: Any, dy: Any, options: AttentionOptions, **keyw
 def errors() -> None:
     """The relative error of y and the gradients, by the largest number of each."""
     print("\nerror, relative to the largest number: y dq dk dv")
-    for D in (64, 80, 128):
+    for D in (64, 80, 128, 200):
         for words in ({}, {"causal": True}, {"causal": True, "window": 100, "offset": 3}, {"dropout": 0.3, "seed": 7}):
             tensors = arrays(2, 4, 300, D, kv=2)
             options = AttentionOptions(D**-0.5, **words)
@@ -222,17 +224,22 @@ def cuts(only: str) -> None:
 
 
 def decode() -> None:
-    """One query for each head: bytes of k and v in a second."""
-    print("\ndecoding at B16 h16 T4096, us (GB/s); then times as fast as PyTorch's float32, and the same numbers in bfloat16")
-    for D, kv in ((64, 16), (128, 16), (128, 2)):
-        tensors = arrays(16, 16, 4096, D, kv=kv, Tq=1)
+    """One query for each head: bytes of k and v in a second, by how finely keys are split."""
+    print("\ndecoding at h16 T4096, us (GB/s); then times as fast as PyTorch's float32, and the same numbers in bfloat16")
+    chosen = cuda_attention_decode._BLOCKS, cuda_attention_decode._LEAST_KEYS
+    for B, D, kv in ((1, 64, 16), (16, 64, 16), (32, 64, 16), (16, 128, 16), (16, 128, 2)):
+        tensors = arrays(B, 16, 4096, D, kv=kv, Tq=1)
         q, k, v, _ = on_cupy(tensors)
         set_precision("highest")
+        for blocks, keys in (chosen, (8, 256), (16, 256), (32, 128), (64, 256), (16, 512)):
+            cuda_attention_decode._BLOCKS, cuda_attention_decode._LEAST_KEYS = blocks, keys
+            ours = seconds(cuda_attention.attention_forward, q, k, v, options=AttentionOptions(D**-0.5))
+            print(f"B{B} D{D} kv{kv} blocks {blocks} keys {keys}: {1e6 * ours:.0f} us ({2 * k.nbytes / ours / 1e9:.0f} GB/s)", flush=True)
+        cuda_attention_decode._BLOCKS, cuda_attention_decode._LEAST_KEYS = chosen
         ours = seconds(cuda_attention.attention_forward, q, k, v, options=AttentionOptions(D**-0.5))
         best = min((theirs(kind, [t.detach() for t in tensors], False, False) for kind in (EFFICIENT, MATH)), key=lambda x: x if x == x else 1)
         half = theirs(FLASH, [t.bfloat16() for t in tensors], False, False)
-        rate = 2 * k.nbytes / ours / 1e9
-        print(f"D{D} kv{kv} {1e6 * ours:.0f} us ({rate:.0f} GB/s)  float32 {best / ours:.2f}  bf16 flash {half / ours:.2f}", flush=True)
+        print(f"B{B} D{D} kv{kv}: float32 {best / ours:.2f}  bf16 flash {half / ours:.2f}", flush=True)
 
 
 def main() -> None:
@@ -240,6 +247,7 @@ def main() -> None:
     parser.add_argument("--parts", default="errors,decode,pieces,whole,cuts", help="of errors, decode, pieces, whole, cuts: in this order")
     parser.add_argument("--only", default="", help='cuts with this in "side format D"')
     args = parser.parse_args()
+    warnings.simplefilter("ignore")  # PyTorch says at length why a kernel was not chosen
     print(properties().name, "torch", torch.__version__, "cupy", cupy.__version__)
     parts: dict[str, Callable[[], None]] = {
         "errors": errors, "decode": decode, "pieces": pieces, "whole": whole, "cuts": lambda: cuts(args.only),

@@ -23,7 +23,7 @@ Array = Any
 
 _PREPARE_THREADS = 256
 #: Columns of a tile: the widths that are compiled.
-_DIMS = (32, 64, 96, 128)
+_DIMS = (32, 64, 96, 128, 192, 256)
 _FORMATS = {"medium": 16, "high": 32, "highest": 96}  # attention_mma.cuh: FORMAT
 
 
@@ -42,33 +42,24 @@ class _Shape(NamedTuple):
 
 #: For less shared memory than the others ask for.
 _SMALL = _Shape(1, 4, 16, 1)
-#: The fastest of benchmarks/cuda/tune_attention.py by side, FORMAT and whether DIM is above 64, on an H200.
+#: The fastest of benchmarks/cuda/tune_attention.py on an H200 by side and FORMAT: for DIM up to 64, 128 and 256.
 _SHAPES = {
-    ("forward", 16, False): _Shape(2, 4, 128, 2),
-    ("forward", 16, True): _Shape(2, 4, 64, 2),
-    ("forward", 32, False): _Shape(2, 4, 64, 2),
-    ("forward", 32, True): _Shape(1, 4, 32, 2),
-    ("forward", 96, False): _Shape(1, 4, 32, 3),
-    ("forward", 96, True): _Shape(1, 4, 32, 2),
-    ("queries", 16, False): _Shape(2, 4, 64, 2),
-    ("queries", 16, True): _Shape(2, 4, 32, 2),
-    ("queries", 32, False): _Shape(2, 4, 32, 2),
-    ("queries", 32, True): _Shape(1, 8, 32, 1),
-    ("queries", 96, False): _Shape(1, 4, 32, 2),
-    ("queries", 96, True): _Shape(1, 8, 32, 1),
-    ("keys", 16, False): _Shape(2, 4, 32, 2),
-    ("keys", 16, True): _Shape(1, 4, 64, 2),
-    ("keys", 32, False): _Shape(2, 4, 32, 2),
-    ("keys", 32, True): _Shape(1, 8, 32, 1),
-    ("keys", 96, False): _Shape(1, 4, 32, 2),
-    ("keys", 96, True): _Shape(1, 8, 32, 1),
+    ("forward", 16): (_Shape(2, 4, 128, 2), _Shape(2, 4, 64, 2), _Shape(1, 8, 32, 1)),
+    ("forward", 32): (_Shape(2, 4, 64, 2), _Shape(1, 4, 32, 2), _SMALL),
+    ("forward", 96): (_Shape(1, 4, 32, 3), _Shape(1, 4, 32, 2), _SMALL),
+    ("queries", 16): (_Shape(2, 4, 64, 2), _Shape(2, 4, 32, 2), _Shape(1, 8, 32, 1)),
+    ("queries", 32): (_Shape(2, 4, 32, 2), _Shape(1, 8, 32, 1), _SMALL),
+    ("queries", 96): (_Shape(1, 4, 32, 2), _Shape(1, 8, 32, 1), _SMALL),
+    ("keys", 16): (_Shape(2, 4, 32, 2), _Shape(1, 4, 64, 2), _Shape(1, 8, 32, 1)),
+    ("keys", 32): (_Shape(2, 4, 32, 2), _Shape(1, 8, 32, 1), _SMALL),
+    ("keys", 96): (_Shape(1, 4, 32, 2), _Shape(1, 8, 32, 1), _SMALL),
 }
 
 
 def _shape(side: str, form: int, dim: int, extras: bool) -> _Shape:
     """How the kernel of a side, forward, queries or keys, is cut."""
-    shape = _SHAPES[side, form, dim > 64]
-    if not extras:
+    shape = _SHAPES[side, form][(dim > 64) + (dim > 128)]
+    if not extras or dim > 128:
         return shape
     # Masks and dropout take registers, which fewer rows or columns leave free.
     return shape._replace(columns=max(shape.columns // 2, 32)) if side == "forward" else shape._replace(row_tiles=1, columns=32)
@@ -90,7 +81,8 @@ class _Cut(NamedTuple):
 
 
 @functools.cache
-def _cut(device: int, side: str, form: int, dim: int, extras: bool) -> _Cut:
+def _cut(device: int, side: str, form: int, dim: int, extras: bool, part: int = 1) -> _Cut:
+    """part: attention_backward_mma.cu has it as SIDE, for keys."""
     shape = _shape(side, form, dim, extras)
     if _shared(side, shape, form, dim) > cuda_launch.properties().shared_per_block:
         shape = _SMALL
@@ -99,7 +91,7 @@ def _cut(device: int, side: str, form: int, dim: int, extras: bool) -> _Cut:
     if side == "forward":
         run = kernel("attention_forward_mma.cu", "attention_forward_mma", **macros)
     else:
-        run = kernel("attention_backward_mma.cu", f"attention_backward_{side}_mma", SIDE=int(side == "keys"), **macros)
+        run = kernel("attention_backward_mma.cu", f"attention_backward_{side}_mma", SIDE=part if side == "keys" else 0, **macros)
     return _Cut(run, shape.rows, 32 * shape.warps, _shared(side, shape, form, dim))
 
 
@@ -117,9 +109,17 @@ class _Plan(NamedTuple):
     stats: Any = None
 
 
+@functools.cache
+def _widest(device: int, form: int) -> int:
+    """The widest tile that fits a multiprocessor."""
+    return max(dim for dim in _DIMS if _shared("queries", _SMALL, form, dim) <= cuda_launch.properties().shared_per_block)
+
+
 def takes(call: Call) -> bool:
     """Whether these kernels are for this call: float32, heads that fit a tile, more than one of the other kernels' tiles."""
-    return call.dtype == np.float32 and 0 < max(call.D, call.Dv) <= _DIMS[-1] and call.rows > 0 and call.Tk > 0 and max(call.Tq, call.Tk) > 64
+    if call.dtype != np.float32 or call.rows == 0 or call.Tk == 0 or max(call.Tq, call.Tk) <= 64:
+        return False
+    return 0 < max(call.D, call.Dv) <= _widest(cupy.cuda.runtime.getDevice(), _FORMATS[cuda_launch.precision()])
 
 
 @functools.cache
@@ -144,8 +144,8 @@ def prepare(q: Array, k: Array, v: Array, call: Call, *, backward: bool) -> _Pla
     return plan
 
 
-def _launch(side: str, plan: _Plan, call: Call, arrays: tuple[Any, ...], *, extras: bool = False) -> None:
-    cut = _cut(plan.device, side, plan.form, plan.dim, call.has_extras or extras)
+def _launch(side: str, plan: _Plan, call: Call, arrays: tuple[Any, ...], *, extras: bool = False, part: int = 1) -> None:
+    cut = _cut(plan.device, side, plan.form, plan.dim, call.has_extras or extras, part)
     T, heads = (call.Tk, call.kv_heads) if side == "keys" else (call.Tq, call.heads)
     cut.run(call.B * heads * -(-T // cut.rows), cut.threads, (*arrays, plan.special, call.problem), cut.shared)
 
@@ -162,5 +162,6 @@ def backward(gradients: tuple[Array, Array, Array, Array | None], y: Array, lse:
     run = _prepare(plan.device, "attention_prepare_gradient", plan.form, plan.dim)
     run(-(-rows * 32 // _PREPARE_THREADS), _PREPARE_THREADS, (plan.dy, plan.stats, plan.special, dy, y, lse, call.problem))
     inputs = plan.q, plan.k, plan.v, plan.dy, plan.stats
-    _launch("keys", plan, call, (dk, dv, *inputs))
+    for part in (1,) if plan.dim <= 128 else (2, 3):
+        _launch("keys", plan, call, (dk, dv, *inputs), part=part)
     _launch("queries", plan, call, (dq, dscores, *inputs), extras=dscores is not None)

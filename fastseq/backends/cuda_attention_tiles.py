@@ -21,7 +21,11 @@ _TILE, _THREADS = 64, 256  # attention_tiles.cuh: TILE, TILE_THREADS
 
 def _shared(call: Call) -> int:
     """attention_tiles.cuh: SHARED_REALS and a flag."""
-    return 2 * _TILE * (_TILE + 1) * np.dtype(call.dtype).itemsize + 16
+    return (2 * _TILE * (_TILE + 1) + _TILE) * np.dtype(call.dtype).itemsize + 16
+
+
+def _tiles(n: int) -> int:
+    return -(-n // _TILE)
 
 
 def _blocks(items: int, run_if: Array | None) -> int:
@@ -31,7 +35,7 @@ def _blocks(items: int, run_if: Array | None) -> int:
 
 def forward(y: Array, lse: Array | None, weights: Array | None, q: Array, k: Array, v: Array, call: Call, run_if: Array | None) -> None:
     """y, and where they are wanted lse and, in an array of zeros, the weights."""
-    items = call.B * call.heads * -(-call.Tq // _TILE) * max(-(-call.Dv // _TILE), 1)
+    items = call.B * call.heads * _tiles(call.Tq) * max(_tiles(call.Dv), 1)
     arrays = y, lse, weights, q, k, v, run_if, int64(items)
     run = kernel("attention_forward.cu", "attention_forward", REAL=call.real)
     run(_blocks(items, run_if), _THREADS, (*arrays, call.problem), _shared(call))
@@ -51,15 +55,13 @@ def backward(
 ) -> None:
     """dq, dk, dv and, where they are wanted, in an array of zeros, those of the scores; weights: themselves and their gradients."""
     dq, dk, dv, dscores = gradients
-    delta = cupy.empty((call.B, call.heads, call.Tq), call.dtype)
-    w, dweights = weights or (None, None)
-    run = kernel("attention_backward.cu", "attention_delta", REAL=call.real)
-    run(_blocks(-(-call.rows // 8), run_if), _THREADS, (delta, dy, y, w, dweights, run_if, call.problem))
-    inputs = q, k, v, dy, lse, delta, dweights, run_if
-    for name, outputs, heads, T, columns in (
-        ("attention_backward_queries", (dq, dscores), call.heads, call.Tq, call.D),
-        ("attention_backward_keys", (dk, dv), call.kv_heads, call.Tk, max(call.D, call.Dv)),
-    ):
-        items = call.B * heads * -(-T // _TILE) * max(-(-columns // _TILE), 1)
-        run = kernel("attention_backward.cu", name, REAL=call.real)
-        run(_blocks(items, run_if), _THREADS, (*outputs, *inputs, int64(items), call.problem), _shared(call))
+    delta, dweights = None, None
+    if weights is not None:
+        w, dweights = weights
+        delta = cupy.empty((call.B, call.heads, call.Tq), call.dtype)
+        kernel("attention_backward.cu", "attention_delta", REAL=call.real)(-(-call.rows // 8), _THREADS, (delta, dy, y, w, dweights, call.problem))
+    query_items = call.B * call.heads * _tiles(call.Tq) * max(_tiles(call.D), 1)
+    items = query_items + call.B * call.kv_heads * _tiles(call.Tk) * max(_tiles(call.D), _tiles(call.Dv), 1)
+    arrays = dq, dscores, dk, dv, q, k, v, y, dy, lse, delta, dweights, run_if, int64(query_items), int64(items)
+    run = kernel("attention_backward.cu", "attention_backward", REAL=call.real)
+    run(_blocks(items, run_if), _THREADS, (*arrays, call.problem), _shared(call))

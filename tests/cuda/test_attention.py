@@ -214,9 +214,9 @@ def precision(request):
 CUT = {"causal": True, "offset": 5, "window": 70}
 MASKED = {"mask": "bool", "dropout": 0.3}
 TENSOR_CORES = [
-    *(("medium", *case) for case in ((64, {}), (64, CUT), (64, MASKED), (8, MASKED), (80, CUT), (128, CUT), (128, MASKED))),
+    *(("medium", *case) for case in ((64, {}), (64, CUT), (64, MASKED), (8, MASKED), (80, CUT), (128, CUT), (128, MASKED), (160, CUT))),
     *(("high", *case) for case in ((64, CUT), (80, MASKED), (128, {}))),
-    *(("highest", *case) for case in ((64, {}), (96, MASKED), (128, CUT))),
+    *(("highest", *case) for case in ((64, {}), (96, MASKED), (128, CUT), (256, {}))),
 ]
 
 

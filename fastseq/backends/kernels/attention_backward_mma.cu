@@ -88,7 +88,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         }
 }
 #else
-// Keys are the rows here, queries the columns of a tile of scores, of all heads that share the keys.
+// Keys are the rows here, queries the columns of a tile of scores, of all heads that share the keys. SIDE 1: dk and dv; 2: dv and 3: dk
+// alone, where registers do not hold the sums of both.
+enum { FOR_K = SIDE != 2, FOR_V = SIDE != 3 };
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     attention_backward_keys_mma(float *dk, float *dv, const Element *q, const Element *k, const Element *v, const Element *dy,
                                 const float2 *stats, const int *special, const __grid_constant__ Problem p) {
@@ -129,7 +131,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         product_scores(s, k_tile, first, q_tile);
         const Pairs<true> pairs = {p, n_keys, j + first, i, EXTRAS ? mask_place(p, b, h) : 0, b * p.heads + h};
         pairs.hide(s, all_seen(p, n_keys, i, COLUMNS, j + first, WARP_ROWS));
-        product_scores(dp, v_tile, first, dy_tile);
+        if (FOR_K) product_scores(dp, v_tile, first, dy_tile);
         Weights w;
 #pragma unroll
         for (int n = 0; n < SCORE_TILES; n++) {
@@ -141,15 +143,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
                     const float weight = weight_of(s[m][n][e], e % 2 ? y.x : x.x);
-                    dp[m][n][e] = weight * ((EXTRAS ? dp[m][n][e] * kept[e] : dp[m][n][e]) - (e % 2 ? y.y : x.y));
+                    const float given = EXTRAS ? dp[m][n][e] * kept[e] : dp[m][n][e];
+                    if (FOR_K) dp[m][n][e] = weight * (given - (e % 2 ? y.y : x.y));
                     s[m][n][e] = EXTRAS ? weight * kept[e] : weight;
                 }
             }
         }
-        give(w, s);
-        product_sum(for_v, w, dy_tile);
-        give(w, dp);
-        product_sum(for_k, w, q_tile);
+        if (FOR_V) {
+            give(w, s);
+            product_sum(for_v, w, dy_tile);
+        }
+        if (FOR_K) {
+            give(w, dp);
+            product_sum(for_k, w, q_tile);
+        }
     }
     float *dk_head = rows_of(dk, p.dk, b, kv), *dv_head = rows_of(dv, p.dv, b, kv);
 #pragma unroll
@@ -158,8 +165,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         for (int half = 0; half < 2; half++) {
             const int row = j + first + 16 * m + 8 * half + g;
             if (row >= p.Tk) continue;
-            store_row(dk_head + row * p.dk.row, for_k[m], half, 1, p.D, p.wide & WIDE_DK);
-            store_row(dv_head + row * p.dv.row, for_v[m], half, 1, p.Dv, p.wide & WIDE_DV);
+            if (FOR_K) store_row(dk_head + row * p.dk.row, for_k[m], half, 1, p.D, p.wide & WIDE_DK);
+            if (FOR_V) store_row(dv_head + row * p.dv.row, for_v[m], half, 1, p.Dv, p.wide & WIDE_DV);
         }
 }
 #endif

@@ -51,19 +51,22 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                const __grid_constant__ Problem p) {
     const long long row = ((long long)blockIdx.x * THREADS + threadIdx.x) / 32;
     if (row >= (long long)p.B * p.heads * p.rows_q) return;
-    const int piece = threadIdx.x % 32, i = (int)(row % p.rows_q), b = (int)(row / p.rows_q / p.heads), h = (int)(row / p.rows_q % p.heads);
-    float gradient[PER_PIECE] = {}, output[PER_PIECE] = {}, sum = 0;
-    if (i < p.Tq && piece < PIECES) {
-        load_piece(gradient, rows_of(dy, p.dy, b, h) + i * p.dy.row, piece * PER_PIECE, p.Dv, p.wide & WIDE_DY);
-        load_piece(output, rows_of(y, p.y, b, h) + i * p.y.row, piece * PER_PIECE, p.Dv, p.wide & WIDE_Y);
+    const int lane = threadIdx.x % 32, i = (int)(row % p.rows_q), b = (int)(row / p.rows_q / p.heads), h = (int)(row / p.rows_q % p.heads);
+    float sum = 0;
+    for (int piece = lane; piece < PIECES; piece += 32) {
+        float gradient[PER_PIECE] = {}, output[PER_PIECE] = {};
+        if (i < p.Tq) {
+            load_piece(gradient, rows_of(dy, p.dy, b, h) + i * p.dy.row, piece * PER_PIECE, p.Dv, p.wide & WIDE_DY);
+            load_piece(output, rows_of(y, p.y, b, h) + i * p.y.row, piece * PER_PIECE, p.Dv, p.wide & WIDE_Y);
+        }
+#pragma unroll
+        for (int e = 0; e < PER_PIECE; e++) sum += rounded(gradient[e]) * output[e];    // as dp has it: the two cancel where one key is seen
+        if (any_odd(gradient)) *special = 1;
+        store_piece(to + row * DIM + piece * PER_PIECE, gradient);
     }
 #pragma unroll
-    for (int e = 0; e < PER_PIECE; e++) sum += rounded(gradient[e]) * output[e];    // as dp has it: the two cancel where one key is seen
-#pragma unroll
     for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-    if (any_odd(gradient)) *special = 1;
-    if (piece < PIECES) store_piece(to + row * DIM + piece * PER_PIECE, gradient);
-    if (piece > 0) return;
+    if (lane > 0) return;
     const float shift = i < p.Tq ? lse[row / p.rows_q * p.Tq + i] : 0;
     stats[row] = make_float2(shift == -infinity() ? 0 : shift, sum);
 }

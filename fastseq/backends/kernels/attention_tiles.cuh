@@ -10,13 +10,14 @@ enum { TILE = 64, PITCH = TILE + 1, PIECE = 32, TILE_THREADS = 256 };
 struct Shared {
     REAL *left, *right;     // (PIECE, PITCH) each, or one (TILE, PITCH)
     REAL *weights;          // (TILE, PITCH): entry (row, column) at column PITCH + row
+    REAL *inner;            // (TILE): a number of each query, in the backward pass
     int *special;           // whether the tile on the right holds an infinity or a NaN
 };
-enum { SHARED_REALS = 2 * PIECE * PITCH + TILE * PITCH };
+enum { SHARED_REALS = 2 * PIECE * PITCH + TILE * PITCH + TILE };
 
 __device__ __forceinline__ Shared shared_of(unsigned char *memory) {
     REAL *at = (REAL *)memory;
-    return {at, at + PIECE * PITCH, at + 2 * PIECE * PITCH, (int *)(at + SHARED_REALS)};
+    return {at, at + PIECE * PITCH, at + 2 * PIECE * PITCH, at + SHARED_REALS - TILE, (int *)(at + SHARED_REALS)};
 }
 
 __device__ __forceinline__ REAL exponential(REAL x) { return sizeof(REAL) == 4 ? (REAL)expf((float)x) : (REAL)exp((double)x); }
