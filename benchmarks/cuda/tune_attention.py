@@ -21,7 +21,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from fastseq.backends import cuda_attention, cuda_attention_call, cuda_attention_decode, cuda_attention_mma, cuda_attention_tiles
+from fastseq.backends import (
+    cuda_attention,
+    cuda_attention_call,
+    cuda_attention_decode,
+    cuda_attention_mma,
+    cuda_attention_tiles,
+)
 from fastseq.backends.attention import AttentionOptions
 from fastseq.backends.cuda_launch import properties
 from fastseq.backends.precision import set_precision
