@@ -130,6 +130,42 @@ __device__ __forceinline__ void all_pairs(const Tile &tile, const REAL *q, const
     __syncthreads();
 }
 
+// y = w v; a warp has up to eight queries and 64 columns. quads: each row of w begins on 16 bytes, with zeros up to whole quads of keys.
+// A weight of 0 passes nothing on where some are hidden: 0 times NaN is not added.
+template <bool quads, bool hidden>
+__device__ __forceinline__ void context(REAL *y, const REAL *w, int apart, const REAL *v, int rows, int n, int Dv) {
+    enum { TOGETHER = QUERIES < 8 ? QUERIES : 8 };
+    const int lane = threadIdx.x % 32, columns = (Dv + 63) / 64;
+    for (int task = threadIdx.x / 32; task < QUERIES / TOGETHER * columns; task += WARPS) {
+        const int i0 = task / columns * TOGETHER, c = task % columns * 64 + lane;
+        if (i0 >= rows) continue;
+        REAL sums[TOGETHER][2] = {};
+#pragma unroll 2
+        for (int j = 0; j < n; j += 4) {
+            REAL value[4][2];
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+#pragma unroll
+                for (int h = 0; h < 2; h++) value[e][h] = j + e < n && c + 32 * h < Dv ? v[(long long)(j + e) * Dv + c + 32 * h] : 0;
+#pragma unroll
+            for (int i = 0; i < TOGETHER; i++) {
+                const REAL *row = w + (long long)(i0 + i) * apart + j;
+                const Four f = load_four(row, 0, quads ? 4 : i0 + i < rows ? n - j : 0, quads);
+#pragma unroll
+                for (int e = 0; e < 4; e++)
+#pragma unroll
+                    for (int h = 0; h < 2; h++)
+                        if (!hidden || f.x[e] != 0) sums[i][h] += f.x[e] * value[e][h];
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < TOGETHER; i++)
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+                if (i0 + i < rows && c + 32 * h < Dv) y[(long long)(i0 + i) * Dv + c + 32 * h] = sums[i][h];
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 additive_forward(REAL *y, REAL *weights, const REAL *q, const REAL *k, const REAL *v, const REAL *u, const unsigned char *seen, const REAL *bias,
                  long long mask_batch, long long mask_query, long long mask_key, const long long *key_lengths, int Tq, int Tk, int D, int Dv,
@@ -165,45 +201,27 @@ additive_forward(REAL *y, REAL *weights, const REAL *q, const REAL *k, const REA
         for (int j = lane; j < n; j += 32) total += s[j] = softmax_exp(s[j] - largest);
         total = warp_sum(total);
         if (total == 0) total = 1;
-        for (int j = lane; j < Tk; j += 32) {
+        for (int j = lane; j < apart; j += 32) {
             const REAL e = j < n ? s[j] : 0, w = e == 0 ? 0 : e / total; // a hidden key's is 0 beside a NaN, too
-            if (j < n || !in_shared) s[j] = w;
-            if (weights && in_shared) weights[(long long)i * Tk + j] = w;
+            s[j] = w;
+            if (weights && in_shared && j < Tk) weights[(long long)i * Tk + j] = w;
         }
     }
     __syncthreads();
 
-    // y = w v: a warp has up to eight queries and 32 columns
-    enum { TOGETHER = QUERIES < 8 ? QUERIES : 8 };
-    const int columns = (Dv + 31) / 32;
-    for (int task = warp; task < QUERIES / TOGETHER * columns; task += WARPS) {
-        const int i0 = task / columns * TOGETHER, c = task % columns * 32 + lane, count = min((int)TOGETHER, rows - i0);
-        if (count <= 0 || c >= Dv) continue;
-        REAL sums[TOGETHER] = {};
-        for (int j = 0; j < n; j += 4) {
-            REAL value[4];
-#pragma unroll
-            for (int e = 0; e < 4; e++) value[e] = j + e < n ? v[(long long)(j + e) * Dv + c] : 0;
-#pragma unroll
-            for (int i = 0; i < TOGETHER; i++)
-                if (i < count) {
-                    const REAL *w = scores + (long long)(i0 + i) * apart + j;
-#pragma unroll
-                    for (int e = 0; e < 4; e++)
-                        if (j + e < n && (!masked || w[e] != 0)) sums[i] += w[e] * value[e]; // 0 times a hidden NaN is not added
-                }
-        }
-#pragma unroll
-        for (int i = 0; i < TOGETHER; i++)
-            if (i < count) y[(long long)(i0 + i) * Dv + c] = sums[i];
-    }
+    if (!in_shared) context<false, true>(y, scores, apart, v, rows, n, Dv);
+    else if (masked) context<true, true>(y, scores, apart, v, rows, n, Dv);
+    else context<true, false>(y, scores, apart, v, rows, n, Dv);
 }
 
 // dL/ds = w (dL/dw - sum_j w dL/dw) where w is not 0, with dL/dw_ij = dy_i . v_j + dweights_ij; dy and dweights may be null, for zeros.
+// arrived: counters that the launch after this one begins with at 0.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-additive_dscores(REAL *ds, const REAL *weights, const REAL *dweights, const REAL *dy, const REAL *v, const long long *key_lengths, int Tq, int Tk,
-                 int Dv, int in_shared) {
+additive_dscores(REAL *ds, unsigned *arrived, const REAL *weights, const REAL *dweights, const REAL *dy, const REAL *v, const long long *key_lengths,
+                 int Tq, int Tk, int Dv, int in_shared, int counters) {
     FSQ_SHARED(bytes);
+    if (blockIdx.x == 0 && blockIdx.y == 0)
+        for (int i = threadIdx.x; i < counters; i += THREADS) arrived[i] = 0;
     const Tile tile = tile_of(bytes);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, b = blockIdx.y, first = blockIdx.x * QUERIES;
     const int n = key_lengths ? (int)key_lengths[b] : Tk, rows = min(QUERIES, Tq - first);

@@ -12,7 +12,7 @@ enum { THREADS = 256, WARPS = THREADS / 32, QW = QUERIES_OF_WARP, GROUP = WARPS 
 
 struct Shared {
     REAL *partial, *s, *exps; // (WARPS, STEP, 32), (STEP, S_ROW), (STEP, 32)
-    int *far_keys; // the last step that had a key with something far
+    int *far_keys; // the last step that had a key with something far; then whether the block is the last of its slice
 };
 
 // Of a block: additive, dq, dk and du from ds; else dk += s^T q alone, which is dv from the weights and dy. All arrays begin at the block's row
@@ -122,11 +122,29 @@ __device__ __forceinline__ void sweep(const Shared &m, REAL *dq, REAL *dk, REAL 
     }
 }
 
-// Blocks of the grid's first axis: `slices` of 32 units, then 32 columns of v each. dk and dv have a plane for each z, `plane` apart, du a row
-// for each b and z. dq may be null.
+// The block of a slice of 32 units that comes last adds up what all of them, one for each b and z, left in `parts` of du; in their order.
+__device__ __forceinline__ void sum_of_parts(const Shared &m, REAL *du, const REAL *parts, unsigned *arrived, int d, int D) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, rows = gridDim.y * gridDim.z;
+    __syncthreads();
+    if (threadIdx.x == 0) *m.far_keys = add_acquire_release(arrived, 1) == (unsigned)rows - 1;
+    __syncthreads();
+    if (!*m.far_keys) return;
+    REAL sum = 0;
+    for (int r = warp; r < rows && d < D; r += WARPS) sum += load_cg(parts + (long long)r * D + d);
+    m.partial[warp * 32 + lane] = sum;
+    __syncthreads();
+    if (warp || d >= D) return;
+    sum = 0;
+    for (int w = 0; w < WARPS; w++) sum += m.partial[w * 32 + lane];
+    du[d] = sum;
+}
+
+// Blocks of the grid's first axis: `slices` of 32 units, then 32 columns of v each. dk and dv have a plane for each z, `plane` apart, `parts` a
+// row of du for each b and z. dq may be null. arrived: a 0 for each slice.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-additive_backward(REAL *dq, REAL *dk, REAL *dv, REAL *du, const REAL *q, const REAL *k, const REAL *u, const REAL *ds, const REAL *weights,
-                  const REAL *dy, const long long *key_lengths, int Tq, int Tk, int D, int Dv, int slices, long long plane) {
+additive_backward(REAL *dq, REAL *dk, REAL *dv, REAL *du, REAL *parts, unsigned *arrived, const REAL *q, const REAL *k, const REAL *u,
+                  const REAL *ds, const REAL *weights, const REAL *dy, const long long *key_lengths, int Tq, int Tk, int D, int Dv, int slices,
+                  long long plane) {
     FSQ_SHARED(bytes);
     Shared m;
     m.partial = reinterpret_cast<REAL *>(bytes);
@@ -135,10 +153,14 @@ additive_backward(REAL *dq, REAL *dk, REAL *dv, REAL *du, const REAL *q, const R
     m.far_keys = reinterpret_cast<int *>(m.exps + STEP * 32);
     const int lane = threadIdx.x % 32, slice = blockIdx.x, n = key_lengths ? (int)key_lengths[blockIdx.y] : Tk;
     const long long b = blockIdx.y, pairs = b * Tq * Tk, z = blockIdx.z;
-    if (slice < slices)
-        sweep<true>(m, dq ? dq + b * Tq * D : nullptr, dk + z * plane + b * Tk * D, du + (b * gridDim.z + z) * D, q + b * Tq * D, k + b * Tk * D, u,
-                    ds + pairs, slice * 32 + lane, D, n, Tq, Tk);
-    else
+    if (slice < slices) {
+        const int d = slice * 32 + lane;
+        REAL *part = parts + (b * gridDim.z + z) * D;
+        sweep<true>(m, dq ? dq + b * Tq * D : nullptr, dk + z * plane + b * Tk * D, part, q + b * Tq * D, k + b * Tk * D, u, ds + pairs, d, D, n, Tq,
+                    Tk);
+        sum_of_parts(m, du, parts, arrived + slice, d, D);
+    } else {
         sweep<false>(m, nullptr, dv + z * plane + b * Tk * Dv, nullptr, dy + b * Tq * Dv, nullptr, nullptr, weights + pairs,
                      (slice - slices) * 32 + lane, Dv, n, Tq, Tk);
+    }
 }
