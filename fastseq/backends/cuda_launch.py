@@ -71,6 +71,8 @@ class Kernel:
     def __init__(self, function: Any) -> None:
         self.function = function
         self._shared = _SHARED_WITHOUT_ASKING
+        # What CuPy's own call would look up each time.
+        self._launch, self._cooperative = function.kernel, function.enable_cooperative_groups
 
     def __call__(self, grid: int | tuple[int, ...], block: int | tuple[int, ...], arguments: tuple[Any, ...], shared: int = 0) -> None:
         """Launches on CuPy's current stream; an empty grid launches nothing.
@@ -85,7 +87,7 @@ class Kernel:
         if shared > self._shared:
             self._allow(shared)
         ready = tuple([a if type(a) in _AS_THEY_ARE else _argument(a) for a in arguments])
-        self.function(grid, block, ready, shared_mem=shared)
+        self._launch(grid, block, ready, shared, None, self._cooperative)
 
     def _allow(self, shared: int) -> None:
         if shared > self._shared:
@@ -181,30 +183,70 @@ def gemm(a: Array, b: Array, out: Array | None = None, *, accumulate: bool = Fal
     of uint16 hold bfloat16 numbers, and their product is float32. Everything else has one dtype: float64 is multiplied exactly, float32
     as `precision()` says. May be captured into a graph: inside of `scratch`.
     """
-    M, K, N = a.shape[-2], a.shape[-1], b.shape[-1]
-    kind = a.dtype.char
-    sums = "f" if kind == _BF16 else kind
+    into = (out.shape, out.strides, out.dtype.char) if out is not None else _NO_OUT
+    plan = _plan(a.shape, a.strides, a.dtype.char, b.shape, b.strides, b.dtype.char, *into)
+    sums = plan.sums
     if out is None:
-        out = cupy.empty((*a.shape[:-2], M, N), sums)
-    if 0 in out.shape:
-        return out
-    if K == 0:
+        out = cupy.empty(plan.shape, sums)
+    if plan.function is None:
         if not accumulate:
             out.fill(0)
         return out
-    compute = _FLOAT64 if kind == "d" else _FLOAT32 if kind == _BF16 else _BY_PRECISION[precision()]
-    alpha, beta = _ONE[sums], (_ONE if accumulate else _ZERO)[sums]
-    # cuBLAS counts columns first: to it our arrays are transposes, and out^T = b^T a^T.
-    (op_b, ld_b), (op_a, ld_a), (_, ld_out) = _layout(b), _layout(a), _layout(out)
-    sizes = op_b, op_a, N, M, K, alpha
-    left, right, into = (b.data.ptr, _KINDS[b.dtype.char], ld_b), (a.data.ptr, _KINDS[kind], ld_a), (out.data.ptr, _KINDS[out.dtype.char], ld_out)
-    if out.ndim == 2:
-        _cublas("cublasGemmEx", *sizes, *left, *right, beta, *into, compute, _DEFAULT)
-    else:
-        step_b, step_a, step_out = (x.strides[0] // x.itemsize for x in (b, a, out))
-        batch = len(out), compute, _DEFAULT
-        _cublas("cublasGemmStridedBatchedEx", *sizes, *left, step_b, *right, step_a, beta, *into, step_out, *batch)
+    compute = _BY_PRECISION[precision()] if plan.compute is None else plan.compute
+    numbers = _ONE[sums], b.data.ptr, *plan.right, a.data.ptr, *plan.left, (_ONE if accumulate else _ZERO)[sums], out.data.ptr, *plan.into
+    _cublas(plan.function, *plan.sizes, *numbers, compute, _DEFAULT)
     return out
+
+
+class _Plan(NamedTuple):
+    """What cuBLAS is to be told of a product, without addresses."""
+
+    shape: tuple[int, ...]
+    sums: str  # the kind of the result's numbers
+    function: str | None = None  # None: nothing is multiplied
+    compute: int | None = None  # None: as the process's precision says
+    sizes: tuple[int, ...] = ()
+    right: tuple[int, ...] = ()  # the kind of b, from one of its lines to the next, in a batch from one matrix to the next
+    left: tuple[int, ...] = ()
+    into: tuple[int, ...] = ()  # in a batch with the number of products
+
+
+_NO_OUT = (None, None, None)
+_Sizes = tuple[int, ...]
+
+
+@functools.lru_cache(1 << 12)
+def _plan(
+    shape_a: _Sizes,
+    strides_a: _Sizes,
+    kind_a: str,
+    shape_b: _Sizes,
+    strides_b: _Sizes,
+    kind_b: str,
+    shape_out: _Sizes | None,
+    strides_out: _Sizes | None,
+    kind_out: str | None,
+) -> _Plan:
+    """Kept, because a program multiplies the same shapes in every step: Python looks longer at strides than at the last plans."""
+    M, K, N = shape_a[-2], shape_a[-1], shape_b[-1]
+    sums = "f" if kind_a == _BF16 else kind_a
+    shape = (*shape_a[:-2], M, N)
+    if 0 in shape or K == 0:
+        return _Plan(shape, sums)
+    if shape_out is None or strides_out is None or kind_out is None:
+        itemsize = np.dtype(sums).itemsize
+        shape_out, strides_out, kind_out = shape, (M * N * itemsize, N * itemsize, itemsize)[-len(shape) :], sums
+    compute = _FLOAT64 if kind_a == "d" else _FLOAT32 if kind_a == _BF16 else None
+    # cuBLAS counts columns first: to it our arrays are transposes, and out^T = b^T a^T.
+    (op_b, *right), (op_a, *left), (_, *into) = (
+        _layout(*x) for x in ((shape_b, strides_b, kind_b), (shape_a, strides_a, kind_a), (shape_out, strides_out, kind_out))
+    )
+    if len(shape) == 2:
+        function = "cublasGemmEx"
+    else:
+        function = "cublasGemmStridedBatchedEx"
+        into.append(shape[0])
+    return _Plan(shape, sums, function, compute, (op_b, op_a, N, M, K), tuple(right), tuple(left), tuple(into))
 
 
 class _Handles(threading.local):
@@ -284,13 +326,14 @@ def _change_scratch(memory: Array | None) -> None:
         handle[1] = _NO_STREAM  # the next product sets its stream, which takes back cuBLAS's own scratch
 
 
-def _layout(x: Array) -> tuple[int, int]:
-    """How cuBLAS reads the last two axes of x: as they are or transposed, and the distance from one line to the next."""
-    rows, columns = x.shape[-2:]
-    down, along = (stride // x.itemsize for stride in x.strides[-2:])
+def _layout(shape: _Sizes, strides: _Sizes, kind: str) -> tuple[int, ...]:
+    """How cuBLAS reads the last two axes: as they are or transposed; cuBLAS's kind; and the distances from one line, and matrix, to the next."""
+    itemsize = np.dtype(kind).itemsize
+    rows, columns = shape[-2:]
+    *step, down, along = (stride // itemsize for stride in strides)
     down, along = down if rows > 1 else max(columns, 1), along if columns > 1 else max(rows, 1)
     if (along == 1 or columns == 1) and down >= columns:
-        return _N, down
+        return _N, _KINDS[kind], down, *step
     if (down == 1 or rows == 1) and along >= rows:
-        return _T, along
-    raise ValueError(f"a product's array needs neighbouring elements along an axis, got strides {x.strides} for {x.shape}")
+        return _T, _KINDS[kind], along, *step
+    raise ValueError(f"a product's array needs neighbouring elements along an axis, got strides {strides} for {shape}")

@@ -36,8 +36,16 @@ class RawModule:
 
 
 class _Function:
+    """As `cupy.cuda.Function`."""
+
     def __init__(self, ptr):
         self.ptr = ptr
+
+    def __call__(self, grid, block, args, shared_mem=0, stream=None, enable_cooperative_groups=False):
+        kernel = functions[self.ptr]
+        if stream is not None or enable_cooperative_groups is not kernel.enable_cooperative_groups:
+            raise ValueError("expected the current stream, and the function's own kind of launch")
+        kernel(grid, block, args, shared_mem=shared_mem)
 
 
 class RawKernel:
