@@ -153,35 +153,37 @@ def decoder(cell: str, B: int, T: int, S: int, H: int, quick: bool) -> None:
 
 
 def phases(layer: Any, x: cupy.ndarray, memory: cupy.ndarray, dy: cupy.ndarray, B: int, H: int, quick: bool) -> None:
-    """The loops of both directions and each of their phases alone, as launches of the same kernels, for the sizes of tasks."""
+    """The loops of both directions and each of their phases alone, for the sizes of tasks and the parts of a row, kept or not."""
+    gates = 4 if layer.cell == "lstm" else 3
+    usual, variants, parts = cuda_decoder._task(gates, B, H, 4, 0)[:2], cuda_decoder._variants, cuda_decoder._parts
     launches: dict[str, tuple[Any, range, tuple[Any, ...]]] = {}
     call = cuda_decoder._Loop.__call__
 
-    def kept(loop: Any, steps: range, arguments: tuple[Any, ...], scale: Any) -> None:
+    def seen(loop: Any, steps: range, arguments: tuple[Any, ...], scale: Any) -> None:
         launches[loop.name] = loop, steps, (*arguments, loop.scores_in_shared, loop.parts, scale)
         call(loop, steps, arguments, scale)
 
-    own = cuda_decoder._variants
-    variants = own(B, 4)
-    gates = 4 if layer.cell == "lstm" else 3
-    usual = cuda_decoder._task(gates, B, H, 4, 0)[:2]
-    for variant in [usual] if quick else variants:
-        cuda_decoder._variants = lambda B, item, variant=variant: [variant]
-        cuda_decoder._Loop.__call__ = kept  # type: ignore[method-assign]
-        try:
-            y, _ = layer(fs.Tensor(x, requires_grad=True), memory)
-            y.backward(dy)
-        except ValueError as error:  # this variant's shared memory is more than there is
-            print(f"    {variant}: {error}")
-            continue
-        finally:
-            cuda_decoder._variants = own
-            cuda_decoder._Loop.__call__ = call  # type: ignore[method-assign]
-        for name, (loop, steps, arguments) in launches.items():
-            times = [seconds(functools.partial(loop.whole, steps, arguments, phase))[0] / len(steps) for phase in (15, 1, 2, 4, 8)]
-            mark, alone = "*" if variant == usual else " ", "".join(map(us, times[1:]))
-            parts = f"rows {variant[0]} units {variant[1]} parts {loop.parts} kept {loop.kept // 1024:3} KB"
-            print(f"  {mark} {name} {parts}: us a step {us(times[0])}; its phases alone{alone}")
+    cuda_decoder._Loop.__call__ = seen  # type: ignore[method-assign]
+    most = max(1, properties().multiprocessors // B)
+    try:
+        for variant in [usual] if quick else dict.fromkeys([usual, *variants(B, 4), (2, 2)]):
+            for cut in [None] if quick else [None, (1, 0), (min(most, 2), 0), (min(most, 4), 0)]:
+                cuda_decoder._variants = lambda B, item, variant=variant: [variant]
+                cuda_decoder._parts = parts if cut is None else lambda *sizes, cut=cut: cut
+                try:
+                    y, _ = layer(fs.Tensor(x, requires_grad=True), memory)
+                    y.backward(dy)
+                except ValueError as error:  # this variant's shared memory is more than there is
+                    print(f"    {variant}: {error}")
+                    continue
+                for name, (loop, steps, arguments) in launches.items():
+                    times = [seconds(functools.partial(loop.whole, steps, arguments, phase))[0] / len(steps) for phase in (15, 1, 2, 4, 8)]
+                    mark, alone = "*" if variant == usual and cut is None else " ", "".join(map(us, times[1:]))
+                    sizes = f"rows {variant[0]} units {variant[1]} parts {loop.parts} kept {loop.kept // 1024:3} KB"
+                    print(f"  {mark} {name:16} {sizes}: us a step {us(times[0])}; its phases alone{alone}")
+    finally:
+        cuda_decoder._variants, cuda_decoder._parts = variants, parts
+        cuda_decoder._Loop.__call__ = call  # type: ignore[method-assign]
 
 
 def main() -> None:
