@@ -48,7 +48,14 @@ def test_ids_find_outside(n, rng):
 
 
 @pytest.mark.parametrize("centred", [True, False], ids=["layer", "rms"])
-@pytest.mark.parametrize("shape", [(3, 1), (2, 9, 20), (5, 67), (70, 6), (2, 1030), (2, 5000), (2, 16390), (0, 5), (3, 0)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        *((shape, np.float32) for shape in ((3, 1), (2, 9, 20), (70, 67), (2, 1030), (2, 5000), (2, 16390), (0, 5), (3, 0))),
+        *((shape, np.float64) for shape in ((2, 9, 20), (70, 67), (2, 5000), (2, 16390), (0, 5), (3, 0))),
+    ],
+    ids=str,
+)
 def test_layer_norm(shape, centred, dtype, rng):
     N, terms = shape[-1], max(shape)
     x, residual, dy, ds = (rng.standard_normal(shape).astype(dtype) for _ in range(4))
