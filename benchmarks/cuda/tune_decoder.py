@@ -198,7 +198,7 @@ def main() -> None:
             additive(*sizes)
     if chosen.only != "additive":
         for cell, B, T, S, H in DECODERS[:5] if chosen.quick else DECODERS:
-            decoder(cell, B, T, S, H, chosen.quick)
+            decoder(cell, B, T, S, H, chosen.quick or cell == "GRU")
 
 
 if __name__ == "__main__":
