@@ -63,7 +63,7 @@ struct Segment {
     int K;
 };
 
-// sum[i][j] of row lane / 4 + 8 i and column (lane % 4) COLUMNS + j: the part of this warp. One segment is shared by all warps, chunk by
+// sum[i][j] of row lane / 4 + 8 i and column lane % 4 + 4 j: the part of this warp. One segment is shared by all warps, chunk by
 // chunk; of two each has half of them. column(c): the n of the task's column c, of which `columns` are there. `stage` is the warp's own.
 template <int COLUMNS, bool by_k, class Column>
 __device__ __forceinline__ void product(REAL (&sum)[ROWS][COLUMNS], REAL *stage, const Segment (&segments)[2], int rows, int columns, Column column) {
@@ -127,7 +127,7 @@ __device__ __forceinline__ void product(REAL (&sum)[ROWS][COLUMNS], REAL *stage,
 #pragma unroll
             for (int i = 0; i < ROWS; i++) a[i] = *reinterpret_cast<const Four *>(x_stage + (lane / 4 + 8 * i) * LINE + k);
 #pragma unroll
-            for (int j = 0; j < COLUMNS; j++) b[j] = *reinterpret_cast<const Four *>(w_stage + (lane % 4 * COLUMNS + j) * LINE + k);
+            for (int j = 0; j < COLUMNS; j++) b[j] = *reinterpret_cast<const Four *>(w_stage + (lane % 4 + 4 * j) * LINE + k);
 #pragma unroll
             for (int i = 0; i < ROWS; i++)
 #pragma unroll
@@ -146,7 +146,7 @@ template <int COLUMNS> __device__ __forceinline__ void put_parts(REAL *partial, 
     for (int i = 0; i < ROWS; i++)
 #pragma unroll
         for (int j = 0; j < COLUMNS; j++)
-            partial[((warp * TASK_ROWS) + lane / 4 + 8 * i) * 4 * COLUMNS + lane % 4 * COLUMNS + j] = sum[i][j];
+            partial[(warp * TASK_ROWS + lane / 4 + 8 * i) * 4 * COLUMNS + lane % 4 + 4 * j] = sum[i][j];
     __syncthreads();
 }
 
