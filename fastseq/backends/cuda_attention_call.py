@@ -20,10 +20,12 @@ _MOST_ROWS = 2**30
 
 
 #: attention.cuh: Problem, in C's layout.
-_PROBLEMS = {np.dtype(real): struct.Struct(f"@30qQq13i2{real}0q") for real in "fd"}
+_PROBLEMS = {np.dtype(real): struct.Struct(f"@30qQq15i2{real}0q") for real in "fd"}
 _ARRAYS = 8  # whose strides a problem has
 #: Rows of each head in what attention_prepare.cu makes are a multiple of this, and so of the rows of every tile.
 TILE = 128
+#: Numbers of two arrays each that heads which are walked together have: 24 MB of bfloat16 in all, half of a Hopper's L2 cache.
+_TOGETHER = 6 << 20
 
 
 class Call(NamedTuple):
@@ -64,7 +66,9 @@ class Call(NamedTuple):
 
 def _is_rows(x: Array) -> bool:
     """Whether x (B, heads, T, columns) has rows of neighbouring elements, at strides of whole elements."""
-    return (x.shape[3] <= 1 or x.strides[3] == x.itemsize) and all(stride % x.itemsize == 0 for stride in x.strides)
+    b, h, t, d = x.strides
+    size = x.itemsize
+    return (d == size or x.shape[3] <= 1) and (b | h | t) & (size - 1) == 0
 
 
 def rows(x: Array) -> Array:
@@ -120,6 +124,7 @@ def call_of(arrays: tuple[Array, ...], mask: Array | None, key_lengths: Array | 
         *(kind, B, heads, heads // max(kv_heads, 1), Tq, Tk, D, Dv),
         *_band(options, Tq, Tk),
         *(wide, _up(Tq), _up(Tk)),
+        *(max(_TOGETHER // (max(T, 1) * max(D, Dv, 1) * heads_), 1) for T, heads_ in ((Tk, 1), (Tq, heads // max(kv_heads, 1)))),
         options.scale,
         1 / (1 - p) if p < 1 else 0,
     )

@@ -23,10 +23,22 @@ struct Problem {
     int B, heads, group, Tq, Tk, D, Dv, low, high;          // group: heads of q for each of k and v
     int wide;                                               // bit n: the rows of array n (of those above) may be read 16 bytes at a time
     int rows_q, rows_k;                                     // of a head in what attention_prepare.cu makes: multiples of a tile's
+    int heads_k, heads_q;                                   // whose keys and values, or queries and gradients, the L2 cache holds together
     REAL scale, kept;                                       // kept: what a weight that dropout leaves is multiplied by
 };
 
 enum { WIDE_Q = 1, WIDE_K = 2, WIDE_V = 4, WIDE_Y = 8, WIDE_DY = 16, WIDE_DQ = 32, WIDE_DK = 64, WIDE_DV = 128 };
+
+// Which tile of which head a block has. Heads come in groups that the L2 cache holds; of all heads of a group the first tile comes first,
+// then the second: where tiles differ in work, those with the most are to be first, so that the device is busy to the end.
+struct Turn {
+    int head, tile;
+};
+__device__ __forceinline__ Turn turn_of(int block, int tiles, int heads, int together) {
+    const int group = block / (together * tiles), at = block % (together * tiles), first = group * together;
+    const int here = heads - first < together ? heads - first : together;
+    return {first + at % here, at / here};
+}
 
 // Where a head of an array begins.
 template <class T> __device__ __forceinline__ T *rows_of(T *x, const Strides &s, int b, int h) { return x + b * s.b + h * s.h; }

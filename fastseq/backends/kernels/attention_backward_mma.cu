@@ -25,7 +25,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     FSQ_SHARED(memory);
     if (*special) return;
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, tiles = (p.Tq + ROWS - 1) / ROWS;
-    const int i = (tiles - 1 - (int)(blockIdx.x % tiles)) * ROWS, head = blockIdx.x / tiles, b = head / p.heads, h = head % p.heads;
+    const Turn turn = turn_of(blockIdx.x, tiles, p.B * p.heads, p.heads_k);     // causal queries see more keys the later they are
+    const int i = (tiles - 1 - turn.tile) * ROWS, head = turn.head, b = head / p.heads, h = head % p.heads;
     const int n_keys = keys_of(p, b), first = warp * WARP_ROWS;
     Element *q_tile = (Element *)memory, *dy_tile = q_tile + ROWS * DIM, *kv = dy_tile + ROWS * DIM;
     const long long row0 = (long long)head * p.rows_q + i, kv_at = (long long)(b * (p.heads / p.group) + h / p.group) * p.rows_k * DIM;
@@ -97,7 +98,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     FSQ_SHARED(memory);
     if (*special) return;
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, tiles = (p.Tk + ROWS - 1) / ROWS, kv_heads = p.heads / p.group;
-    const int j = (int)(blockIdx.x % tiles) * ROWS, head_kv = blockIdx.x / tiles, b = head_kv / kv_heads, kv = head_kv % kv_heads;
+    const Turn mine = turn_of(blockIdx.x, tiles, p.B * kv_heads, p.heads_q);    // causal keys are seen by more queries the earlier they are
+    const int j = mine.tile * ROWS, head_kv = mine.head, b = head_kv / kv_heads, kv = head_kv % kv_heads;
     const int n_keys = keys_of(p, b), first = warp * WARP_ROWS;
     Element *k_tile = (Element *)memory, *v_tile = k_tile + ROWS * DIM, *stages = v_tile + ROWS * DIM;
     float2 *stat_stages = (float2 *)(stages + 2 * STAGE);

@@ -27,7 +27,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     FSQ_SHARED(memory);
     if (*special) return;
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, tiles = (p.Tq + ROWS - 1) / ROWS;
-    const int i = (tiles - 1 - (int)(blockIdx.x % tiles)) * ROWS, head = blockIdx.x / tiles, b = head / p.heads, h = head % p.heads;
+    const Turn turn = turn_of(blockIdx.x, tiles, p.B * p.heads, p.heads_k);     // causal queries see more keys the later they are
+    const int i = (tiles - 1 - turn.tile) * ROWS, head = turn.head, b = head / p.heads, h = head % p.heads;
     const int n_keys = keys_of(p, b), first = warp * WARP_ROWS;
     Element *q_tile = (Element *)memory, *kv = q_tile + ROWS * DIM;     // a stage: COLUMNS rows of k, then of v
     const long long kv_at = (long long)(b * (p.heads / p.group) + h / p.group) * p.rows_k * DIM;
