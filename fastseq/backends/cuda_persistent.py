@@ -27,7 +27,7 @@ _STATE = 58  # registers for addresses, states and what is loaded early, beside 
 # The model by which cuts are compared, of an H100: bytes per ns from L2 to a multiprocessor, operations of 2 flop per ns and multiprocessor
 # by mma, bytes per ns of shared memory, ns of one thread's cell.
 _L2, _MMA, _SHARED, _CELL = 43, 2000, 200, 100
-_BLOCK, _ROUND = 15, 1500  # ns for one block more to exchange with, for one trip more to L2
+_EXCHANGE, _BLOCK, _ROUND = 600, 15, 1500  # ns for h to reach other blocks, for one more of them, for one trip more to L2
 _LOOK_FIRST = 8192  # bytes of h that a block may load in vain
 _AT_ONCE = 8  # partial dh that a thread loads together
 
@@ -106,13 +106,17 @@ def forward_cuts(cell: str, H: int, B: int, split: int, multiprocessors: int, sh
             unit_blocks = _ceil(H, units)
             free = _REGISTERS - _STATE - 2 * steps * tiles * split - 4 * tiles
             batch = min(free // (split * (4 if rows <= 8 else 8)), steps // 2)
-            needed = 2 * shares * rows * (units + 4) * 16 + 4 * rows
-            if units % 8 or units >= H + 8 or batch < min(2, steps // 2) or groups * unit_blocks > multiprocessors or needed > shared:
+            alone, turned = unit_blocks == 1, rows <= 8
+            needed = 2 * shares * rows * (units + (1 if turned else 4)) * 16 + _ceil(rows, 4) * 16
+            if alone:
+                needed += rows * split * (units // 2 + (192 - units * 2 % 128) % 128 // 4) * 4
+            if units % 8 or (turned and tiles % gates) or units >= H + 8 or batch < min(2, steps // 2) or groups * unit_blocks > multiprocessors or needed > shared:
                 continue
-            products = shares * sides * steps * tiles * m_tiles * (3 if split == 2 else 1) * 2048
+            products = shares * sides * steps * (_ceil(tiles, 2) if turned else tiles) * m_tiles * (3 if split == 2 else 1) * 2048
             threads = shares * sides * 32
             exchanged = sides * rows * H * 2 * split
-            cost = exchanged / _L2 + _BLOCK * unit_blocks + products / _MMA + 2 * shares * rows * units * 16 / _SHARED
+            cost = 0 if alone else _EXCHANGE + exchanged / _L2 + _BLOCK * unit_blocks
+            cost += products / _MMA + 2 * shares * rows * units * 16 / _SHARED
             cost += _ceil(rows * units, threads) * _CELL + 300 * (_ceil(steps // 2, batch) - 1)
             yield Forward(rows, shares, sides, steps, tiles, batch, int(exchanged > _LOOK_FIRST), groups, unit_blocks, units, needed, cost)
 
@@ -184,7 +188,7 @@ def _forward_kernel(device: int, cell: str, split: int, cut: Forward, training: 
     return cuda_launch.kernel(
         "persistent_forward.cu", "persistent_forward", cooperative=True, CELL=int(cell == "gru"), SPLIT=split, TRAINING=int(training),
         ROWS=cut.rows, SHARES=cut.shares, SIDES=cut.sides, STEPS=cut.steps, TILES=cut.tiles, BATCH=cut.batch,
-        LOOK_FIRST=cut.look_first,
+        LOOK_FIRST=cut.look_first, ALONE=int(cut.unit_blocks == 1),
     )  # fmt: skip
 
 

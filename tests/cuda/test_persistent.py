@@ -162,6 +162,12 @@ def test_results_are_the_references(case, to_gpu):
     check(case, to_gpu)
 
 
+@pytest.mark.parametrize("case", [c for c in CASES if c.H > 16], ids=str)
+def test_several_blocks_exchange_their_states(case, to_gpu):
+    cuts = [c for c in persistent.forward_cuts(case.cell, case.H, case.B, 2, 4, 232448) if c.unit_blocks > 1]
+    check(case, to_gpu, cuts=(min(cuts, key=lambda c: c.cost), None))
+
+
 @pytest.mark.parametrize("kind", ["high", "medium"])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_operands_of_11_bits(cell, kind, to_gpu, precise):
@@ -189,13 +195,15 @@ def test_cuts_that_larger_gpus_and_layers_have(cell, H, B, forward, backward, to
     check(Case(cell, 3, B, H), to_gpu, cuts=cuts)
 
 
-def columns_of(cell, units, tiles):
+def columns_of(cell, rows, tiles):
     """The unit and the gate of each of a block's columns, as `column` in persistent_forward.cu has them."""
     values = 3 if cell == "gru" else 2
     for tile in range(tiles):
         for n in range(8):
             value = tile % values * 2 + n % 2
-            if cell == "gru":
+            if rows <= 8:
+                yield tile // gates_of(cell) * 8 + n, tile % gates_of(cell)
+            elif cell == "gru":
                 yield tile // 3 * 8 + n // 2 * 2 + value // 3, value % 3
             else:
                 yield tile // 2 * 4 + n // 2, value
@@ -221,7 +229,7 @@ def test_every_cut_fits_and_covers_all_units_and_rows(cell, multiprocessors, sha
                     assert 2 * cut.steps * cut.tiles * split + 4 * cut.tiles + 4 * cut.batch * split < 255
                     gates = gates_of(cell)
                     whole = {(unit, gate) for unit in range(cut.units) for gate in range(gates)}
-                    assert sorted(whole) == sorted(columns_of(cell, cut.units, cut.sides * cut.tiles))
+                    assert sorted(whole) == sorted(columns_of(cell, cut.rows, cut.sides * cut.tiles))
                 for cut in persistent.backward_cuts(*sizes):
                     found += 1
                     assert cut.grid <= multiprocessors

@@ -67,6 +67,21 @@ __device__ __forceinline__ void multiply_split(float (&d)[4], const uint4 (&a0)[
     multiply(d, a0[0], a8[0], b[0]);
 }
 
+// The same the other way round, for 8 rows or fewer: d (16 columns, 8 rows) += (a column's w and that of one 8 further on) (h of a row).
+__device__ __forceinline__ void multiply_turned(float (&d)[4], uint4 h, const unsigned *w0, const unsigned *w8) {
+    const unsigned a[2][4] = {{w0[0], w8[0], w0[1], w8[1]}, {w0[2], w8[2], w0[3], w8[3]}}, right[2][2] = {{h.x, h.y}, {h.z, h.w}};
+    mma_f16(d, a[0], right[0]);
+    mma_f16(d, a[1], right[1]);
+}
+
+__device__ __forceinline__ void multiply_turned_split(float (&d)[4], const uint4 (&h)[SPLIT], const unsigned (*w0)[4], const unsigned (*w8)[4]) {
+#if SPLIT == 2
+    multiply_turned(d, h[1], w0[0], w8[0]);
+    multiply_turned(d, h[0], w0[1], w8[1]);
+#endif
+    multiply_turned(d, h[0], w0[0], w8[0]);
+}
+
 // 1 / (1 + exp(-x)) and tanh x, exact to a few ulp, or where products have 11 bits to 2^-22 of one.
 __device__ __forceinline__ float sigmoid(float x) {
 #if SPLIT == 2

@@ -9,7 +9,7 @@
 //
 // Macros beside persistent.cuh's: ROWS; the block's warps are SHARES, which divide the sum over k, by SIDES, which divide the units; a warp
 // has STEPS k-steps of 16 and TILES tiles of 8 columns, and loads h for BATCH pairs of steps at once; LOOK_FIRST polls
-// a word before it loads all. TRAINING keeps gates and c.
+// a word before it loads all; ALONE: one block has all units, and h stays in its shared memory. TRAINING keeps gates and c.
 #include "persistent.cuh"
 
 #define THREADS (SHARES * SIDES * 32)
@@ -17,17 +17,29 @@
 #define CHUNKS (STEPS / 2)
 #define M_TILES CEIL_DIV(ROWS, 16)
 #define CELLS CEIL_DIV(ROWS * UNITS, THREADS)
-#define LINE (UNITS + 4) // of partial sums, in units: the lanes of a warp then write to different banks
+#define TURNED (ROWS <= 8) // W_hh is the left operand, of 16 rows, and h the right one, of 8
+#define LINE (UNITS + (TURNED ? 1 : 4)) // of partial sums, in units: the lanes of a warp then write to different banks
+#define NEAR (UNITS / 2 + (64 + 128 - UNITS * 2 % 128) % 128 / 4) // of h in shared memory, in words; 8 lanes' 16 bytes are in different banks
 #define UNWRITTEN 0xffffffffu
 #define AHEAD 3 // steps from a prefetch to its load
 
 __device__ __forceinline__ bool written(uint4 v) { return v.x != UNWRITTEN && v.y != UNWRITTEN && v.z != UNWRITTEN && v.w != UNWRITTEN; }
 
-// The unit and the gate of a column: a lane's sums of two tiles (LSTM) or three (GRU) are all gates of one unit or two.
+__device__ __forceinline__ uint4 load_h(const uint4 *p) { return ALONE ? *p : load_relaxed(p); }
+__device__ __forceinline__ void store_h(unsigned *p, unsigned v) {
+    if (ALONE) *p = v;
+    else store_relaxed(p, v);
+}
+
+// The unit and the gate of a column: of a tile's n-th, such that a lane's sums are all gates of its units.
 __device__ __forceinline__ void column(int tile, int n, int *unit, int *gate) {
-    int value = tile % (CELL ? 3 : 2) * 2 + n % 2;
+#if TURNED
+    *unit = tile / GATES * 8 + n, *gate = tile % GATES;
+#else
+    const int value = tile % (CELL ? 3 : 2) * 2 + n % 2; // of two units' 6 values, or of one's 4
     *unit = CELL ? tile / 3 * 8 + n / 2 * 2 + value / 3 : tile / 2 * 4 + n / 2;
     *gate = CELL ? value % 3 : value;
+#endif
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
@@ -37,6 +49,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
     FSQ_SHARED(bytes);
     float4 *partial = (float4 *)bytes;                              // [2][SHARES][ROWS][LINE] sums of all gates
     int *row_shift = (int *)(partial + 2 * SHARES * ROWS * LINE);   // [ROWS] h is multiplied by 2^this
+#if ALONE
+    unsigned *const near = (unsigned *)(row_shift + CEIL_DIV(ROWS, 4) * 4); // [ROWS][SPLIT][NEAR] h
+#endif
     const Group group = group_of(blockIdx.x / unit_blocks, ROWS, T, B, lengths);
     const int first_unit = blockIdx.x % unit_blocks * UNITS, line = unit_blocks * UNITS;
     const int share = WARP / SIDES, side = WARP % SIDES, g = LANE / 4, q = LANE % 4, first_k = share * STEPS * 16 + 8 * q;
@@ -93,7 +108,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
     for (int step = 0; step < group.steps; step++) {
         const int t = reverse ? group.steps - 1 - step : step;
         // h for all blocks of this group, two units in a word
+#if ALONE
+        unsigned *const slot = near;
+        const int across = NEAR, first_row = 0;
+#else
         unsigned *const slot = exchange + (long long)step * B * SPLIT * (line / 2);
+        const int across = line / 2, first_row = group.first;
+#endif
 #pragma unroll
         for (int i = 0; i < CELLS; i++) {
             const int cell = threadIdx.x + i * THREADS, row = cell / UNITS;
@@ -102,7 +123,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
             unsigned parts[SPLIT];
             split(cell % 2 ? other : scaled, cell % 2 ? scaled : other, parts);
             if (here && cell % 2 < SPLIT)
-                store_relaxed(slot + ((long long)(group.first + row) * SPLIT + cell % 2) * (line / 2) + (first_unit + cell % UNITS) / 2, parts[SPLIT - 1 && cell % 2]);
+                store_h(slot + ((long long)(first_row + row) * SPLIT + cell % 2) * across + (first_unit + cell % UNITS) / 2, parts[SPLIT - 1 && cell % 2]);
         }
         // what the gates need beside the product, on its way while h is
         float x[CELLS][4];
@@ -121,18 +142,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
             }
         }
 
+#if ALONE
+        __syncthreads();
+#endif
         float4 *const sums = partial + (step % 2 * SHARES + share) * ROWS * LINE;
 #pragma unroll
         for (int m = 0; m < M_TILES; m++) {
             const int row = m * 16 + g;
-            const uint4 *const from = (const uint4 *)(slot + (long long)(group.first + row) * SPLIT * (line / 2)) + first_k / 8;
-            const int below = 8 * SPLIT * (line / 8); // from a row to the one 8 further down
-#if LOOK_FIRST // all loads at once, and again for each that was too early, would be in the way of those that write
+            const uint4 *const from = (const uint4 *)(slot + (long long)(first_row + row) * SPLIT * across) + first_k / 8;
+            const int below = 8 * SPLIT * (across / 4); // from a row to the one 8 further down
+#if LOOK_FIRST && !ALONE // all loads at once, and again for each that was too early, would be in the way of those that write
             if (row < group.count && first_k + 32 * (CHUNKS - 1) < line)
                 while (!written(load_relaxed(from + 4 * (CHUNKS - 1)))) poll_again();
             __syncwarp();
 #endif
-            float d[TILES][4] = {};
+            float d[TURNED ? CEIL_DIV(TILES, 2) : TILES][4] = {};
 #pragma unroll
             for (int first = 0; first < CHUNKS; first += BATCH) {
                 uint4 a[2][BATCH][SPLIT];
@@ -143,8 +167,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
 #pragma unroll
                         for (int p = 0; p < SPLIT; p++) {
                             const bool real = row + 8 * r < group.count && (r == 0 || ROWS > 8) && first_k + 32 * (first + k) < line;
-                            a[r][k][p] = real ? load_relaxed(from + r * below + p * (line / 8) + 4 * (first + k)) : make_uint4(0, 0, 0, 0);
+                            a[r][k][p] = real ? load_h(from + r * below + p * (across / 4) + 4 * (first + k)) : make_uint4(0, 0, 0, 0);
                         }
+#if !ALONE
 #pragma unroll
                 for (int r = 0; r < 2; r++)
 #pragma unroll
@@ -153,14 +178,36 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
                         for (int p = 0; p < SPLIT; p++)
                             while (!written(a[r][k][p])) {
                                 poll_again();
-                                a[r][k][p] = load_relaxed(from + r * below + p * (line / 8) + 4 * (first + k));
+                                a[r][k][p] = load_h(from + r * below + p * (across / 4) + 4 * (first + k));
                             }
                 __syncwarp();
+#endif
 #pragma unroll
                 for (int k = 0; k < BATCH && first + k < CHUNKS; k++)
+#if TURNED
+#pragma unroll
+                    for (int j = 0; j < TILES; j += 2) {
+                        const unsigned none[SPLIT][4] = {};
+                        multiply_turned_split(d[j / 2], a[0][k], w[first + k][j], j + 1 < TILES ? w[first + k][j + 1] : none);
+                    }
+#else
 #pragma unroll
                     for (int j = 0; j < TILES; j++) multiply_split(d[j], a[0][k], a[1][k], w[first + k][j]);
+#endif
             }
+#if TURNED
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                if (2 * q + r >= ROWS) break;
+#pragma unroll
+                for (int j = 0; j < TILES; j += GATES) {
+                    float v[4] = {};
+#pragma unroll
+                    for (int k = 0; k < GATES; k++) v[k] = d[(j + k) / 2][(j + k) % 2 * 2 + r];
+                    sums[(2 * q + r) * LINE + (side * TILES + j) / GATES * 8 + g] = make_float4(v[0], v[1], v[2], v[3]);
+                }
+            }
+#else
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 if (row + 8 * r >= ROWS) break;
@@ -178,6 +225,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
                     to[side * TILES * 2 + 4 * j + q] = make_float4(d[2 * j][2 * r], d[2 * j][2 * r + 1], d[2 * j + 1][2 * r], d[2 * j + 1][2 * r + 1]);
 #endif
             }
+#endif
         }
         __syncthreads(); // one per step: the sums of the next one are written elsewhere
 
