@@ -12,13 +12,12 @@ if library_path() is None:
 
 # What cuda_layout.py gives rows and columns: of a warp and of more, with accesses of 16 bytes and of one element, and too long for registers.
 ROWS = (
-    "REAL=float W=4 PACKS=1 ROW=32",
-    "REAL=float W=4 PACKS=4 ROW=256",
+    "REAL=float W=4 PACKS=8 ROW=32",
     "REAL=float W=4 PACKS=6 ROW=512",
     "REAL=float W=1 PACKS=0 ROW=512",
     "REAL=double W=2 PACKS=4 ROW=32",
 )
-COLUMNS = tuple(f"{w} COLUMN_ROWS=8" for w in ("REAL=float W=4", "REAL=float W=2", "REAL=float W=1", "REAL=double W=2"))
+COLUMNS = tuple(f"{w} COLUMN_ROWS=8" for w in ("REAL=float W=4", "REAL=float W=1", "REAL=double W=2"))
 # (file, macros, whether registers may spill). A new kernel gets a line for each kind of macros that its code depends on.
 TABLE = [
     ("additive_attention.cu", "REAL=float QUERIES_OF_THREAD=1", False),
