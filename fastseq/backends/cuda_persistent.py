@@ -132,12 +132,15 @@ def backward_cuts(cell: str, H: int, B: int, split: int, multiprocessors: int, s
         registers = K // 8 * tiles * split + max(cells * 44 + 32, 4 * tiles + 8 * split) + _STATE - 20
         line = K + (192 - K * 2 % 128) % 128 // 2
         needed = 2 * split * 16 * m_tiles * line * 2 + 2 * 16 * m_tiles * 4
+        alone, turned = unit_blocks * column_blocks == 1, rows <= 8
+        if alone:
+            needed += rows * (columns + 4) * 4
         if registers > _REGISTERS or groups * unit_blocks * column_blocks > multiprocessors or needed > shared:
             continue
-        products = warps * tiles * K // 16 * m_tiles * (3 if split == 2 else 1) * 2048
-        exchanged = rows * H * 4 + rows * columns * 4 + rows * units * 28
+        products = warps * tiles // (2 if turned else 1) * K // 16 * m_tiles * (3 if split == 2 else 1) * 2048
+        exchanged = rows * units * 28 + (0 if alone else rows * H * 4 + rows * columns * 4)
         rounds = _ceil(unit_blocks, _AT_ONCE)
-        cost = exchanged / _L2 + _ROUND * rounds + _BLOCK * unit_blocks + products / _MMA + warps * m_tiles * 16 * K * 2 * split / _SHARED + cells * 4 * _CELL
+        cost = exchanged / _L2 + (0 if alone else _ROUND * rounds + _BLOCK * unit_blocks) + products / _MMA + warps * m_tiles * 16 * K * 2 * split / _SHARED + cells * 4 * _CELL
         yield Backward(rows, units, warps, tiles, min(unit_blocks, _AT_ONCE), groups, unit_blocks, column_blocks, needed, cost)
 
 
@@ -202,6 +205,7 @@ def _backward_kernel(device: int, cell: str, split: int, cut: Backward) -> cuda_
     return cuda_launch.kernel(
         "persistent_backward.cu", "persistent_backward", cooperative=True, CELL=int(cell == "gru"), SPLIT=split,
         ROWS=cut.rows, UNITS=cut.units, WARPS=cut.warps, TILES=cut.tiles, AT_ONCE=cut.at_once,
+        ALONE=int(cut.unit_blocks * cut.column_blocks == 1),
     )  # fmt: skip
 
 

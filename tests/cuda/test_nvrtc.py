@@ -34,9 +34,10 @@ TABLE = [
     ("persistent_forward.cu", "CELL=0 SPLIT=2 TRAINING=0 ROWS=8 SHARES=4 SIDES=2 STEPS=4 TILES=4 BATCH=2 LOOK_FIRST=1 ALONE=0", False),
     ("persistent_forward.cu", "CELL=1 SPLIT=1 TRAINING=1 ROWS=16 SHARES=8 SIDES=1 STEPS=8 TILES=6 BATCH=4 LOOK_FIRST=1 ALONE=0", False),
     ("persistent_forward.cu", "CELL=1 SPLIT=1 TRAINING=0 ROWS=1 SHARES=1 SIDES=8 STEPS=8 TILES=6 BATCH=4 LOOK_FIRST=0 ALONE=1", False),
-    ("persistent_backward.cu", "CELL=0 SPLIT=1 ROWS=8 UNITS=32 WARPS=4 TILES=4 AT_ONCE=8", False),
-    ("persistent_backward.cu", "CELL=0 SPLIT=2 ROWS=16 UNITS=32 WARPS=4 TILES=4 AT_ONCE=8", False),
-    ("persistent_backward.cu", "CELL=1 SPLIT=1 ROWS=16 UNITS=64 WARPS=8 TILES=4 AT_ONCE=8", False),
+    ("persistent_backward.cu", "CELL=1 SPLIT=1 ROWS=1 UNITS=128 WARPS=8 TILES=2 AT_ONCE=1 ALONE=1", False),
+    ("persistent_backward.cu", "CELL=0 SPLIT=1 ROWS=8 UNITS=32 WARPS=4 TILES=4 AT_ONCE=8 ALONE=0", False),
+    ("persistent_backward.cu", "CELL=0 SPLIT=2 ROWS=16 UNITS=32 WARPS=4 TILES=4 AT_ONCE=8 ALONE=0", False),
+    ("persistent_backward.cu", "CELL=1 SPLIT=1 ROWS=16 UNITS=64 WARPS=8 TILES=4 AT_ONCE=8 ALONE=0", False),
     ("attention_prepare.cu", "REAL=float FORMAT=16 DIM=64", False),
     ("attention_prepare.cu", "REAL=float FORMAT=96 DIM=96", False),
     *(("attention_forward_mma.cu", f"REAL=float EXTRAS={macros}", False) for macros in (

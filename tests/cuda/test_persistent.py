@@ -164,8 +164,9 @@ def test_results_are_the_references(case, to_gpu):
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.H > 16], ids=str)
 def test_several_blocks_exchange_their_states(case, to_gpu):
-    cuts = [c for c in persistent.forward_cuts(case.cell, case.H, case.B, 2, 4, 232448) if c.unit_blocks > 1]
-    check(case, to_gpu, cuts=(min(cuts, key=lambda c: c.cost), None))
+    both = persistent.forward_cuts, persistent.backward_cuts
+    several = [[c for c in cuts(case.cell, case.H, case.B, 2, 4, 232448) if c.grid > c.groups] for cuts in both]
+    check(case, to_gpu, cuts=[min(cuts, key=lambda c: c.cost, default=None) for cuts in several])
 
 
 @pytest.mark.parametrize("kind", ["high", "medium"])
@@ -240,8 +241,10 @@ def test_every_cut_fits_and_covers_all_units_and_rows(cell, multiprocessors, sha
                     assert cut.columns % cut.units == 0
                     assert cut.units in (32, 64, 128)  # a row's threads are a part of a warp
                     assert gates_of(cell) * cut.units // 8 * cut.tiles * split + 4 * cut.tiles < 255
-                    columns = {j // 2 * 16 + n // 2 * 4 + j % 2 * 2 + n % 2 for j in range(cut.warps * cut.tiles) for n in range(8)}
-                    assert columns == set(range(cut.columns))
+                    t = cut.tiles
+                    turned = {8 * t * w + n * t + j for w in range(cut.warps) for j in range(t) for n in range(8)}
+                    others = {8 * t * w + j // 2 * 16 + n // 2 * 4 + j % 2 * 2 + n % 2 for w in range(cut.warps) for j in range(t) for n in range(8)}
+                    assert turned == others == set(range(cut.columns))
     assert found
 
 

@@ -402,6 +402,14 @@ __device__ __forceinline__ void store_relaxed(uint4 *p, uint4 v) {
     emu::store_relaxed(p, v);
 #endif
 }
+__device__ __forceinline__ void store_relaxed(uint2 *p, uint2 v) {
+#ifndef FSQ_EMULATED
+    asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(p), "r"(v.x), "r"(v.y) : "memory");
+#else
+    *p = v;
+    emu::emu_progress();
+#endif
+}
 __device__ __forceinline__ void store_relaxed(unsigned *p, unsigned v) {
 #ifndef FSQ_EMULATED
     asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");

@@ -8,7 +8,8 @@
 // There is no barrier: the last bit of a partial sum tells in which round through a ring of RING steps it was written. No block is more
 // than two steps ahead of another, since what it needs comes, over two steps, from all of them; so nothing unread is overwritten.
 //
-// Macros beside persistent.cuh's: ROWS, UNITS, WARPS, TILES tiles of 8 columns for each warp, and AT_ONCE, the partial dh loaded together.
+// Macros beside persistent.cuh's: ROWS, UNITS, WARPS, TILES tiles of 8 columns for each warp, and AT_ONCE, the partial dh loaded together; ALONE: one block
+// has all of W_hh, and dh stays in its shared memory.
 #include "persistent.cuh"
 
 #define THREADS (WARPS * 32)
@@ -19,6 +20,8 @@
 #define LANES (UNITS / 4) // of a row: each has 4 units
 #define CELLS CEIL_DIV(ROWS * LANES, THREADS)
 #define LINE (K + (64 + 128 - K * 2 % 128) % 128 / 2) // of A, in float16: 8 lanes that read 16 bytes of two rows then meet different banks
+#define TURNED (ROWS <= 8) // W_hh is the left operand, of 16 columns, and dgates the right one, of 8 rows
+#define NEAR (COLUMNS + 4) // of dh in shared memory
 #define RING 4
 #define AHEAD 3 // steps from a prefetch to its load
 
@@ -92,6 +95,11 @@ __device__ __forceinline__ Kept load_kept(const Sources &s, int step, int b, int
     return kept;
 }
 
+template <class T> __device__ __forceinline__ void store_part(T *p, T v) {
+    if (ALONE) *p = v;
+    else store_relaxed(p, v);
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
     const float *gates, const float *cells, const float *y, const float *h_0, const float *c_0, const float *w_hh, const long long *lengths,
     const bool *reset, const float *dy, const float *dh_n, const float *dc_n, unsigned *partial, float *dgates, float *dgates_h, float *dh_0,
@@ -99,13 +107,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
     FSQ_SHARED(bytes);
     unsigned short *a = (unsigned short *)bytes;                              // [2][SPLIT][16 M_TILES][LINE] dgates, by powers of two
     float *row_scale = (float *)(a + 2 * SPLIT * 16 * M_TILES * LINE);        // [2][16 M_TILES] what takes them off
+#if ALONE
+    unsigned *const near = (unsigned *)(row_scale + 2 * 16 * M_TILES);        // [ROWS][NEAR] dh
+#endif
     const int block = blockIdx.x % (unit_blocks * column_blocks);
     const Group group = group_of(blockIdx.x / (unit_blocks * column_blocks), ROWS, T, B, lengths);
     const int i_block = block / column_blocks, j_block = block % column_blocks, first_unit = i_block * UNITS;
     const int g = LANE / 4, q = LANE % 4, line = column_blocks * COLUMNS, first_column = j_block * COLUMNS + WARP * TILES * 8;
     const bool aligned = H % 4 == 0;
 
-    // W_hh of this warp, as the products take it. A lane's sums of two tiles are 4 neighbours.
+    // W_hh of this warp, as the products take it. A lane's sums are neighbours: of two tiles, or turned of all.
     const int w_shift = shift_for(largest_weight(w_hh, first_unit, UNITS, j_block * COLUMNS, COLUMNS, H, (unsigned *)row_scale));
     const float w_up = power_of_two(w_shift), w_down = power_of_two(-w_shift);
     unsigned w[CHUNKS][TILES][SPLIT][4];
@@ -113,7 +124,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
     for (int k = 0; k < CHUNKS; k++) {
 #pragma unroll
         for (int j = 0; j < TILES; j++) {
-            const int n = first_column + j / 2 * 16 + g / 2 * 4 + j % 2 * 2 + g % 2;
+            const int n = first_column + (TURNED ? g * TILES + j : j / 2 * 16 + g / 2 * 4 + j % 2 * 2 + g % 2);
             float x[8];
 #pragma unroll
             for (int i = 0; i < 8; i++) {
@@ -167,6 +178,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
 #pragma unroll
             for (int i = 0; i < CELLS; i++) {
                 if (!left[i]) continue;
+#if ALONE
+                const float4 sum = *(const float4 *)(near + (threadIdx.x + i * THREADS) / LANES * NEAR + unit[i]);
+#else
                 const unsigned *from = partial + ((long long)((step - 1) % RING) * unit_blocks * B + b[i]) * line + unit[i];
                 const long long next = (long long)B * line;
                 float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
@@ -183,6 +197,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
                         sum.x += unmarked(part[j].x), sum.y += unmarked(part[j].y), sum.z += unmarked(part[j].z), sum.w += unmarked(part[j].w);
                     }
                 }
+#endif
                 if (crossing[i]) dh[i][0] += sum.x, dh[i][1] += sum.y, dh[i][2] += sum.z, dh[i][3] += sum.w;
             }
         }
@@ -244,11 +259,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
         for (int i = 0; i < CELLS; i++) kept[i] = load_kept(sources, step + 1, b[i], unit[i], left[i], length[i]);
         __syncthreads(); // one per step: the next one's dgates are written elsewhere
 
+#if ALONE
+        unsigned *const to = near + WARP * TILES * 8;
+        const int across = NEAR;
+#else
         const unsigned round = step / RING % 2 ^ 1;
         unsigned *const to = partial + (((long long)(step % RING) * unit_blocks + i_block) * B + group.first) * line + first_column;
+        const int across = line;
+#endif
 #pragma unroll
         for (int m = 0; m < M_TILES; m++) {
-            float d[TILES][4] = {};
+            float d[TURNED ? TILES / 2 : TILES][4] = {};
 #pragma unroll
             for (int k = 0; k < CHUNKS; k++) {
                 uint4 rows[2][SPLIT];
@@ -256,24 +277,44 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
                 for (int p = 0; p < SPLIT; p++) {
                     const unsigned short *from = line_0 + (p * 16 * M_TILES + m * 16 + g) * LINE + k * 32 + 8 * q;
                     rows[0][p] = *(const uint4 *)from;
-                    rows[1][p] = ROWS > 8 ? *(const uint4 *)(from + 8 * LINE) : make_uint4(0, 0, 0, 0);
+                    if (!TURNED) rows[1][p] = *(const uint4 *)(from + 8 * LINE);
                 }
+#if TURNED
+#pragma unroll
+                for (int j = 0; j < TILES; j += 2) multiply_turned_split(d[j / 2], rows[0], w[k][j], w[k][j + 1]);
+#else
 #pragma unroll
                 for (int j = 0; j < TILES; j++) multiply_split(d[j], rows[0], rows[1], w[k][j]);
+#endif
             }
 #pragma unroll
             for (int r = 0; r < 2; r++) {
-                const int row = m * 16 + g + 8 * r;
+                const int row = TURNED ? 2 * q + r : m * 16 + g + 8 * r;
                 if (row >= group.count || row >= ROWS) break;
                 const float scale = row_scale[step % 2 * 16 * M_TILES + row] * w_down;
 #pragma unroll
                 for (int j = 0; j < TILES; j += 2) {
-                    const uint4 part = make_uint4(
-                        marked(d[j][2 * r] * scale, round), marked(d[j][2 * r + 1] * scale, round), marked(d[j + 1][2 * r] * scale, round), marked(d[j + 1][2 * r + 1] * scale, round));
-                    store_relaxed((uint4 *)(to + (long long)row * line + 8 * j + 4 * q), part);
+                    unsigned v[4];
+#pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        const float sum = scale * (TURNED ? d[(j + i) / 2 % (TILES / 2)][i % 2 * 2 + r] : d[j + i / 2][2 * r + i % 2]);
+#if ALONE
+                        v[i] = __float_as_uint(sum);
+#else
+                        v[i] = marked(sum, round);
+#endif
+                    }
+                    unsigned *const at = to + (long long)row * across + (TURNED ? g * TILES + j : 8 * j + 4 * q);
+                    if (!TURNED || TILES > 2) {
+                        if (!TURNED || j % 4 == 0) store_part((uint4 *)at, make_uint4(v[0], v[1], v[2], v[3]));
+                    } else
+                        store_part((uint2 *)at, make_uint2(v[0], v[1]));
                 }
             }
         }
+#if ALONE
+        __syncthreads();
+#endif
     }
 
 #pragma unroll
