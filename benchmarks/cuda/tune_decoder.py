@@ -22,10 +22,12 @@ from benchmarks.peers.torch_decoder import decoder as torch_decoder
 from benchmarks.problems_decoder import Decoder
 from fastseq import functional
 from fastseq.backends import cuda_additive, cuda_decoder
+from fastseq.backends import cuda_decoder_cut as cut
 from fastseq.backends.cuda_launch import properties
 
 ADDITIVE = [(32, 40, 40, 256), (32, 128, 128, 256), (32, 512, 512, 256), (32, 64, 64, 256), (16, 128, 128, 512), (64, 1, 100, 512)]
 SIZES = [(32, 30, 256), (32, 100, 256), (32, 30, 512), (32, 100, 512), (64, 50, 256), (64, 100, 512), (16, 100, 1024)]
+_FASTEST = cut.fastest
 DECODERS = [(cell, B, T, T, H) for cell in ("LSTM", "GRU") for B, T, H in SIZES]
 
 
@@ -149,41 +151,56 @@ def decoder(cell: str, B: int, T: int, S: int, H: int, quick: bool) -> None:
 
     ours, eager = seconds(train), seconds(train_torch)
     print(f"  forward + backward ours {us(ours[0])} (host {us(ours[1])})  eager {us(eager[0])}  x {eager[0] / ours[0]:.1f}")
-    phases(layer, x, memory, dy, B, H, quick)
+    phases(layer, x, memory, dy, quick)
 
 
-def phases(layer: Any, x: cupy.ndarray, memory: cupy.ndarray, dy: cupy.ndarray, B: int, H: int, quick: bool) -> None:
-    """The loops of both directions and each of their phases alone, for the sizes of tasks and the parts of a row, kept or not."""
-    gates = 4 if layer.cell == "lstm" else 3
-    usual, variants, parts = cuda_decoder._task(gates, B, H, 4, 0)[:2], cuda_decoder._variants, cuda_decoder._parts
+def phases(layer: Any, x: cupy.ndarray, memory: cupy.ndarray, dy: cupy.ndarray, quick: bool) -> None:
+    """The loops of both directions and each of their phases alone, for the cut that is taken and for others."""
+    fastest, call = cut.fastest, cuda_decoder._Loop.__call__
     launches: dict[str, tuple[Any, range, tuple[Any, ...]]] = {}
-    call = cuda_decoder._Loop.__call__
+    chosen: dict[str, list[tuple[Any, Any]]] = {}
+    number = 0
+
+    def nth(device: int, problem: cut.Problem) -> tuple[Any, Any]:
+        if problem.direction not in chosen:
+            chosen[problem.direction] = _others(problem)
+        found = chosen[problem.direction]
+        return found[min(number, len(found) - 1)]
 
     def seen(loop: Any, steps: range, arguments: tuple[Any, ...], scale: Any) -> None:
-        launches[loop.name] = loop, steps, (*arguments, loop.scores_in_shared, loop.parts, scale)
+        launches[loop.name] = loop, steps, (*arguments, loop.layout.scores_in_shared, loop.cut.parts, scale)
         call(loop, steps, arguments, scale)
 
-    cuda_decoder._Loop.__call__ = seen  # type: ignore[method-assign]
-    most = max(1, properties().multiprocessors // B)
+    cut.fastest, cuda_decoder._Loop.__call__ = nth, seen  # type: ignore[method-assign, assignment]
     try:
-        for variant in [usual] if quick else dict.fromkeys([usual, *variants(B, 4), (2, 2)]):
-            for cut in [None] if quick else [None, (1, 0), (min(most, 2), 0), (min(most, 4), 0)]:
-                cuda_decoder._variants = lambda B, item, variant=variant: [variant]
-                cuda_decoder._parts = parts if cut is None else lambda *sizes, cut=cut: cut
-                try:
-                    y, _ = layer(fs.Tensor(x, requires_grad=True), memory)
-                    y.backward(dy)
-                except ValueError as error:  # this variant's shared memory is more than there is
-                    print(f"    {variant}: {error}")
-                    continue
-                for name, (loop, steps, arguments) in launches.items():
+        while number < (1 if quick else max(map(len, chosen.values()), default=1)):
+            y, _ = layer(fs.Tensor(x, requires_grad=True), memory)
+            y.backward(dy)
+            for name, (loop, steps, arguments) in launches.items():
+                if number < len(chosen[name.removeprefix("decoder_")]):
                     times = [seconds(functools.partial(loop.whole, steps, arguments, phase))[0] / len(steps) for phase in (15, 1, 2, 4, 8)]
-                    mark, alone = "*" if variant == usual and cut is None else " ", "".join(map(us, times[1:]))
-                    sizes = f"rows {variant[0]} units {variant[1]} parts {loop.parts} kept {loop.kept // 1024:3} KB"
-                    print(f"  {mark} {name:16} {sizes}: us a step {us(times[0])}; its phases alone{alone}")
+                    alone = "".join(map(us, times[1:]))
+                    rows, units, parts, keeps, holds = loop.cut
+                    words = f"{name:16} {rows} {units} parts {parts} {'keeps' * keeps:5} {'holds' * holds:5}"
+                    print(f"  {'*' * (number == 0):1} {words}: expected {loop.layout.time:5.1f}, us a step {us(times[0])}; its phases alone{alone}")
+            number += 1
     finally:
-        cuda_decoder._variants, cuda_decoder._parts = variants, parts
-        cuda_decoder._Loop.__call__ = call  # type: ignore[method-assign]
+        cut.fastest, cuda_decoder._Loop.__call__ = fastest, call  # type: ignore[method-assign]
+
+
+def _others(problem: cut.Problem) -> list[tuple[Any, Any]]:
+    """The cut that is taken, it without what it keeps, and the best of other tasks and parts."""
+    taken = _FASTEST(0, problem)
+    room = properties().shared_per_block // problem.item
+    fitting = [(c, there) for c in cut.cuts(problem) if (there := cut.layout(problem, c)).possible and there.reals <= room]
+    fitting.sort(key=lambda pair: pair[1].time)
+    found = [taken]
+    for pair in fitting:
+        size, parts = pair[0][:2], pair[0][2]
+        new = all(size != other[0][:2] for other in found) or all(parts != other[0][2] for other in found)
+        if (new or pair[0][:3] == taken[0][:3]) and pair not in found:
+            found.append(pair)
+    return found[:9]
 
 
 def main() -> None:

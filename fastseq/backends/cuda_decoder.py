@@ -6,24 +6,24 @@ A step's phases depend on each other across the whole batch, so all steps run in
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
 
+from fastseq.backends import cuda_decoder_cut as cut
 from fastseq.backends.attention_decoder import DecoderWeights
 from fastseq.backends.cuda_additive import on_device, scores_backward
+from fastseq.backends.cuda_decoder_cut import THREADS, Sizes
 from fastseq.backends.cuda_launch import contiguous, gemm, int64, kernel, macros_of, properties
 from fastseq.backends.cuda_matmul import bias_backward
 from fastseq.backends.recurrent import gates_of
 
 Array = Any
 
-_THREADS, _WARPS, _SCRATCH = 256, 8, 1024  # as the kernels have them
-_SCORES_BYTES = 32 * 1024  # the most that a row's scores take of shared memory; longer ones are kept where the weights will be
+_WARPS = 8  # of a block
 _PHASES = (1, 2, 4, 8)
-_MOST_PARTS = 8
-_CYCLES = 32 * 3000  # units of keys that a block goes through in 3000 cycles
 
 
 class Packed(NamedTuple):
@@ -33,20 +33,10 @@ class Packed(NamedTuple):
     weights: DecoderWeights
 
 
-class _Sizes(NamedTuple):
-    T: int
-    B: int
-    S: int
-    I: int
-    H: int
-    M: int
-    A: int
-
-
 class _Cache(NamedTuple):
     """What backward needs of a forward call."""
 
-    sizes: _Sizes
+    sizes: Sizes
     packed: Packed
     x: Array
     keys: Array | None
@@ -75,28 +65,19 @@ def attention_decoder_pack(cell: str, weights: DecoderWeights, *, packed: Any = 
 
 
 class _Loop:
-    """The launches of a decoder's steps: the kernel's variant, the blocks of a row and what they keep in shared memory."""
+    """The launches of a decoder's steps: how they are cut, and the kernel's variant."""
 
-    def __init__(self, direction: str, packed: Packed, sizes: _Sizes, dtype: Any) -> None:
-        gates, item, widths = gates_of(packed.cell), dtype.itemsize, (sizes.A, sizes.M)
-        self.scores_in_shared = int(sizes.S * item <= _SCORES_BYTES)
-        row = _quads(max(widths)) + _SCRATCH + 4 + sizes.S * self.scores_in_shared
-        self.rows, self.units, self.shared = _task(gates, sizes.B, sizes.H, item, item * row)
-        self.parts, self.kept = 1, 0
-        if self.scores_in_shared:
-            room = (properties().shared_per_block - self.shared) // item
-            of_keys, summed = widths if direction == "forward" else widths[::-1]
-            self.parts, kept = _parts(sizes.B, sizes.S, of_keys, summed, packed.weights.u is None, room)
-            self.kept = item * kept
-        # no phase has more tasks than this
-        most = -(-max(sizes.A, sizes.H + sizes.M) // (4 * self.units)) * -(-sizes.B // (8 * self.rows))
-        self.tasks = max(most, sizes.B * self.parts)
+    def __init__(self, direction: str, packed: Packed, sizes: Sizes, dtype: Any) -> None:
+        gates, weights, self.item = gates_of(packed.cell), packed.weights, dtype.itemsize
+        sizes = sizes._replace(T=0, I=0)  # on which nothing here depends
+        self.problem = cut.Problem(direction, gates, sizes, self.item, weights.w_query is not None, weights.u is not None)
+        self.cut, self.layout = cut.fastest(cupy.cuda.runtime.getDevice(), self.problem)
         self.file, self.name = f"attention_decoder_{direction}.cu", f"decoder_{direction}"
-        self.macros = {"GATES": gates, "ROWS": self.rows, "UNITS": self.units, **macros_of(dtype)}
+        self.macros = {"GATES": gates, "ROWS": self.cut.rows, "UNITS": self.cut.units, **macros_of(dtype)}
 
     def __call__(self, steps: range, arguments: tuple[Any, ...], scale: Any) -> None:
         """All steps by one launch, or, where blocks cannot wait for each other, by one for each phase; to the same bits."""
-        arguments = *arguments, self.scores_in_shared, self.parts, scale
+        arguments = *arguments, self.layout.scores_in_shared, self.cut.parts, scale
         if cooperative():
             try:
                 self.whole(steps, arguments, sum(_PHASES))
@@ -104,64 +85,22 @@ class _Loop:
             except cupy.cuda.driver.CUDADriverError as error:
                 if "COOPERATIVE_LAUNCH_TOO_LARGE" not in str(error):  # other programs have some of the multiprocessors
                     raise
+        # a launch of one phase keeps and holds nothing: its stages have the weights
+        bare = cut.layout(self.problem, self.cut._replace(keeps=False, holds=False))
         single = kernel(self.file, self.name, **self.macros)
-        for t in steps:
-            for phase in _PHASES:
-                single(self.tasks, _THREADS, (*arguments, t, t, phase, 0, None), self.shared)
+        for t, phase in itertools.product(steps, _PHASES):
+            single(bare.tasks, THREADS, (*arguments, bare.stage, 0, -1, -1, t, t, phase, None), self.item * bare.reals)
 
     def whole(self, steps: range, arguments: tuple[Any, ...], phases: int) -> None:
         """These phases of all steps, by one launch."""
-        function = kernel(self.file, self.name, cooperative=True, **self.macros)
-        keep_at = -(-self.shared // 16) * 16 if self.kept else 0
-        shared = keep_at + self.kept if self.kept else self.shared
-        blocks = min(self.tasks, properties().multiprocessors * function.blocks_per_multiprocessor(_THREADS, shared))
-        function(blocks, _THREADS, (*arguments, steps[0], steps[-1], phases, keep_at, cupy.zeros(1, np.uint32)), shared)
+        function, shared = kernel(self.file, self.name, cooperative=True, **self.macros), self.item * self.layout.reals
+        blocks = min(self.layout.tasks, properties().multiprocessors * function.blocks_per_multiprocessor(THREADS, shared))
+        places = self.layout.stage, self.layout.keep_at, self.layout.hold_first, self.layout.hold_second
+        function(blocks, THREADS, (*arguments, *places, steps[0], steps[-1], phases, cupy.zeros(1, np.uint32)), shared)
 
     def small(self, name: str, size: int, arguments: tuple[Any, ...]) -> None:
         """One of the kernels that have a thread for each element."""
-        kernel(self.file, name, **self.macros)(-(-size // _THREADS), _THREADS, (*arguments, int64(size)))
-
-
-def _parts(B: int, S: int, of_keys: int, summed: int, one_array: bool, room: int) -> tuple[int, int]:
-    """Into how many parts a row is cut, and the reals that a block then keeps of it in shared memory; 0 where they do not fit.
-
-    A barrier between the halves of attention costs as much as the arithmetic of some 2000 cycles, so parts are as few as keep what they read.
-    """
-    most = min(properties().multiprocessors // max(B, 1), _MOST_PARTS)
-    if most == 0:
-        return 1, 0
-    for parts in range(min(most, max(1, S * of_keys // _CYCLES)), most + 1):
-        kept = -(-S // parts) * _quads(of_keys)
-        if parts > 1 or not one_array:
-            kept += S * _quads(-(-summed // parts))
-        if kept <= room - 4:
-            return parts, kept
-    return most, 0
-
-
-def _quads(n: int) -> int:
-    return -(-n // 4) * 4
-
-
-def _task(gates: int, B: int, H: int, item: int, least: int) -> tuple[int, int, int]:
-    """Rows and units of a lane and a block's bytes of shared memory: the smallest task of which there are no more than multiprocessors."""
-    found = None
-    for rows, units in _variants(B, item):
-        columns, chunk = 4 * gates * units, 128 // item
-        shared = max(least, item * _WARPS * max((8 * rows + columns) * (chunk + 4), 8 * rows * columns))
-        if shared <= properties().shared_per_block:
-            found = rows, units, shared
-            if -(-H // (4 * units)) * -(-B // (8 * rows)) <= properties().multiprocessors:
-                break
-    if found is None:
-        raise ValueError(f"attention_decoder: {least} bytes for a row of these sizes are more than the shared memory of a block")
-    return found
-
-
-def _variants(B: int, item: int) -> list[tuple[int, int]]:
-    """Rows and units of a lane, from the smallest task to the largest; float64 has no room for two units."""
-    tasks = [(1, 1), (1, 2)] if B <= 8 else [(2, 1), (2, 2)] if B <= 16 else [(2, 1), (4, 1), (4, 2)]
-    return tasks if item == 4 else [task for task in tasks if task[1] == 1]
+        kernel(self.file, name, **self.macros)(-(-size // THREADS), THREADS, (*arguments, int64(size)))
 
 
 def cooperative() -> bool:
@@ -194,7 +133,7 @@ def attention_decoder_forward(
     w, lstm, dtype = DecoderWeights(*[None if a is None else contiguous(a) for a in packed.weights]), packed.cell == "lstm", x.dtype
     (T, B, I), (_, S, M), H = x.shape, memory.shape, w.w_hh.shape[1]
     A = M if w.w_query is None else len(w.w_query)
-    sizes = _Sizes(T, B, S, I, H, M, A)
+    sizes = Sizes(T, B, S, I, H, M, A)
     x, memory, keys = contiguous(x), contiguous(memory), None if keys is None else contiguous(keys)
     start = [None if a is None else contiguous(a) for a in (h_0, c_0)]
     both, weights = cupy.empty((T, B, H + M), dtype), cupy.empty((T, B, S), dtype)
@@ -209,7 +148,7 @@ def attention_decoder_forward(
         x_sums = gemm(x.reshape(T * B, I), w.w_ih[:, :I].T)
         if w.u is not None:
             near = cupy.empty((B, S, A), dtype), cupy.empty((B, S), np.uint8)
-            kernel(loop.file, "decoder_near", **loop.macros)(-(-B * S // _WARPS), _THREADS, (*near, keys, w.u, B * S, A))
+            kernel(loop.file, "decoder_near", **loop.macros)(-(-B * S // _WARPS), THREADS, (*near, keys, w.u, B * S, A))
         h_start, c_start = _started(start, (B, H), dtype, lstm)
         results = both, cells, gates, queries, weights, cupy.empty((B, S), dtype)
         inputs = x_sums, *near, keys, memory, w.u, w.w_ih, w.w_hh, w.b_ih, w.b_hh, w.w_query, h_start, c_start

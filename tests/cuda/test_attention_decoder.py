@@ -1,6 +1,7 @@
 """The attention decoder on a GPU against the reference in float64: cells, scores, ragged batches, and both ways of launching its steps."""
 
 import importlib
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,17 @@ CELLS = ("lstm", "gru")
 @pytest.fixture(scope="module")
 def cuda():
     return importlib.import_module("fastseq.backends.cuda_decoder")
+
+
+@pytest.fixture
+def use_cut(monkeypatch):
+    """Makes decoders be cut so."""
+    module = importlib.import_module("fastseq.backends.cuda_decoder_cut")
+
+    def use(*cut):
+        monkeypatch.setattr(module, "fastest", lambda device, problem: (module.Cut(*cut), module.layout(problem, module.Cut(*cut))))
+
+    return use
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +88,11 @@ def test_float64(cell, on_gpu, rng):
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("variant", [(1, 2), (2, 1), (2, 2), (4, 1), (4, 2)], ids=str)
-def test_every_task_size_and_both_ways_of_launching(cell, variant, cuda, on_gpu, monkeypatch, rng):
+def test_every_task_size_and_both_ways_of_launching(cell, variant, cuda, on_gpu, use_cut, monkeypatch, rng):
     """One cooperative launch and one launch for each phase of each step: the same bits."""
     problem = Problem(cell, T=3, B=35, S=6, I=5, H=21, M=19, A=35, ragged=True)
     inputs, options, upstream = problem.inputs(rng, np.float32), problem.options(rng), problem.upstream(rng, np.float32)
-    monkeypatch.setattr(cuda, "_variants", lambda B, item: [variant])
+    use_cut(*variant, 1, False, False)
     want, whole = by_reference(inputs, options, upstream), on_gpu(inputs, options, upstream)
     monkeypatch.setattr(cuda, "cooperative", lambda: False)
     single = on_gpu(inputs, options, upstream)
@@ -108,27 +120,46 @@ def test_blocks_that_cannot_all_run_at_a_time(cuda, cupy, to_gpu, monkeypatch, r
         functional.attention_decoder_forward(**inputs, **options)
 
 
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("attention", ATTENTIONS)
-@pytest.mark.parametrize("parts", [1, 2, 3])
-def test_rows_in_parts_that_are_kept_or_not(attention, parts, cuda, on_gpu, monkeypatch, rng):
-    """Blocks that share a row, with its keys in shared memory and without: the same bits for as many parts."""
-    problem = Problem("gru", attention, T=3, B=1, S=11, I=5, H=21, M=21, A=35, ragged=True)
+@pytest.mark.parametrize("parts", [1, 3])
+def test_what_blocks_keep_changes_no_bit(cell, attention, parts, on_gpu, use_cut, rng):
+    """Blocks that share a row; keys and weights in shared memory and not."""
+    problem = Problem(cell, attention, T=3, B=1, S=11, I=5, H=21, M=21, A=30)
     inputs, upstream = problem.inputs(rng, np.float32), problem.upstream(rng, np.float32)
-    options = {"cell": "gru", "attention": attention, "memory_lengths": [9]}
-    want = by_reference(inputs, options, upstream)
-    monkeypatch.setattr(cuda, "_parts", lambda *sizes: (parts, 0))
-    single = on_gpu(inputs, options, upstream)
-    monkeypatch.setattr(cuda, "_parts", lambda B, S, of_keys, summed, *rest: (parts, S * (of_keys + summed + 16)))
-    kept = on_gpu(inputs, options, upstream)
+    options = {"cell": cell, "attention": attention, "memory_lengths": [9]}
+    want, found = by_reference(inputs, options, upstream), []
+    for keeps, holds in ((False, False), (True, False), (False, True), (True, True)):
+        use_cut(1, 2, parts, keeps, holds)
+        found.append(on_gpu(inputs, options, upstream))
     for name in want:
-        assert_close(kept[name], want[name], terms=400, name=name)
-        assert_same_bits(single[name], kept[name], name)
+        assert_close(found[0][name], want[name], terms=400, name=name)
+        for other in found[1:]:
+            assert_same_bits(other[name], found[0][name], name)
+
+
+def test_the_cut_of_a_large_gpu(monkeypatch):
+    """Nothing is larger than a block's shared memory, blocks with something to keep have a multiprocessor each, and small steps are cut small."""
+    module = importlib.import_module("fastseq.backends.cuda_decoder_cut")
+    here = module.properties()
+    monkeypatch.setattr(module, "properties", lambda: here._replace(multiprocessors=132, shared_per_block=227 * 1024))
+    module.fastest.cache_clear()
+    for B, S, H, item, direction in itertools.product((1, 16, 32, 64, 200), (1, 30, 100, 20000), (64, 256, 512, 1024), (4, 8), ("forward", "backward")):
+        problem = module.Problem(direction, 4, module.Sizes(0, B, S, 0, H, H, H), item, True, True)
+        cut, layout = module.fastest(0, problem)
+        assert layout.reals * item <= 227 * 1024
+        assert not cut.keeps or B * cut.parts <= 132
+        assert not cut.holds or layout.tasks <= max(132, B * cut.parts)
+        assert cut.parts == 1 or S <= 8192
+        if B == 32 and H == 256:
+            assert cut.holds
+    module.fastest.cache_clear()
 
 
 @pytest.mark.parametrize("attention", ["additive", "bilinear"])
-def test_a_long_memory_and_wide_vectors(attention, cuda, on_gpu, monkeypatch, rng):
+def test_a_long_memory_and_wide_vectors(attention, on_gpu, monkeypatch, rng):
     """Scores that find no room in shared memory, and vectors of more than four units for each thread."""
-    monkeypatch.setattr(cuda, "_SCORES_BYTES", 64)
+    monkeypatch.setattr(importlib.import_module("fastseq.backends.cuda_decoder_cut"), "_SCORES_BYTES", 64)
     problem = Problem("gru", attention, T=2, B=2, S=70, I=2, H=9, M=1030, A=1100)
     inputs, options, upstream = problem.inputs(rng, np.float32), problem.options(rng), problem.upstream(rng, np.float32)
     want, got = by_reference(inputs, options, upstream), on_gpu(inputs, options, upstream)

@@ -63,14 +63,41 @@ struct Segment {
     int K;
 };
 
+// Where a block keeps its columns of a weight for all steps, in reals from the beginning of shared memory: a row for each column, segment behind
+// segment, each with zeros up to whole chunks; at < 0: it does not.
+struct Held {
+    int at, row;
+};
+
+__device__ __forceinline__ Held held_at(int at, const Segment (&segments)[2]) {
+    return {at, round_up(segments[0].K, CHUNK) + round_up(segments[1].K, CHUNK) + 4};
+}
+
+template <bool by_k, class Column>
+__device__ __forceinline__ void hold(REAL *base, const Held &held, const Segment (&segments)[2], int width, int columns, Column column) {
+    int k0 = held.at;
+    for (int i = 0; i < 2; i++) {
+        const Segment &s = segments[i];
+        const int K = round_up(s.K, CHUNK);
+        for (int at = threadIdx.x; at < width * K; at += THREADS) {
+            const int c = by_k ? at % width : at / K, k = by_k ? at / width : at % K;
+            base[k0 + c * held.row + k] = c < columns && k < s.K ? (by_k ? s.w[k * s.w_row + column(c)] : s.w[column(c) * s.w_row + k]) : 0;
+        }
+        k0 += K;
+    }
+}
+
 // sum[i][j] of row lane / 4 + 8 i and column lane % 4 + 4 j: the part of this warp. One segment is shared by all warps, chunk by
-// chunk; of two each has half of them. column(c): the n of the task's column c, of which `columns` are there. `stage` is the warp's own.
+// chunk; of two each has half of them. column(c): the n of the task's column c, of which `columns` are there. Each warp has a stage of `stage`
+// reals at the beginning of shared memory.
 template <int COLUMNS, bool by_k, class Column>
-__device__ __forceinline__ void product(REAL (&sum)[ROWS][COLUMNS], REAL *stage, const Segment (&segments)[2], int rows, int columns, Column column) {
+__device__ __forceinline__ void product(REAL (&sum)[ROWS][COLUMNS], REAL *base, int stage, const Held &held, const Segment (&segments)[2], int rows,
+                                        int columns, Column column) {
     enum { QUADS = CHUNK / 4, X_LOADS = ROWS * CHUNK / 16, W_LOADS = (COLUMNS * CHUNK + 31) / 32 };
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, halves = segments[1].K > 0 ? 2 : 1, share = WARPS / halves;
     const Segment s = warp < share ? segments[0] : segments[1];
-    REAL *const x_stage = stage, *const w_stage = stage + TASK_ROWS * LINE;
+    const int x_stage = warp * stage, w_stage = x_stage + TASK_ROWS * LINE, kept = held.at + (warp < share ? 0 : round_up(segments[0].K, CHUNK));
+    const bool is_held = held.at >= 0;
     const int chunks = (s.K + CHUNK - 1) / CHUNK;
     const bool whole_x = ((unsigned long long)s.x & 15) == 0 && s.x_row % 4 == 0 && s.K % 4 == 0;
     const bool on_w = ((unsigned long long)s.w & 15) == 0 && s.w_row % 4 == 0;
@@ -83,6 +110,7 @@ __device__ __forceinline__ void product(REAL (&sum)[ROWS][COLUMNS], REAL *stage,
             const int at = lane + 32 * i, row = at / QUADS;
             x_next[i] = load_four_cg(s.x + row * s.x_row, k0 + at % QUADS * 4, row < rows ? s.K : 0, whole_x);
         }
+        if (is_held) return;
 #pragma unroll
         for (int i = 0; i < W_LOADS; i++) {
             const int at = lane + 32 * i;
@@ -106,28 +134,30 @@ __device__ __forceinline__ void product(REAL (&sum)[ROWS][COLUMNS], REAL *stage,
 #pragma unroll
         for (int i = 0; i < X_LOADS; i++) {
             const int at = lane + 32 * i;
-            *reinterpret_cast<Four *>(x_stage + at / QUADS * LINE + at % QUADS * 4) = x_next[i];
+            *reinterpret_cast<Four *>(base + x_stage + at / QUADS * LINE + at % QUADS * 4) = x_next[i];
         }
+        if (!is_held)
 #pragma unroll
-        for (int i = 0; i < W_LOADS; i++) {
-            const int at = lane + 32 * i;
-            if (COLUMNS * CHUNK % 32 && at >= COLUMNS * CHUNK) continue;
-            if (by_k) {
+            for (int i = 0; i < W_LOADS; i++) {
+                const int at = lane + 32 * i;
+                if (COLUMNS * CHUNK % 32 && at >= COLUMNS * CHUNK) continue;
+                if (by_k) {
 #pragma unroll
-                for (int e = 0; e < 4; e++) w_stage[(at / CHUNK * 4 + e) * LINE + at % CHUNK] = w_next[i].x[e];
-            } else {
-                *reinterpret_cast<Four *>(w_stage + at / QUADS * LINE + at % QUADS * 4) = w_next[i];
+                    for (int e = 0; e < 4; e++) base[w_stage + (at / CHUNK * 4 + e) * LINE + at % CHUNK] = w_next[i].x[e];
+                } else {
+                    *reinterpret_cast<Four *>(base + w_stage + at / QUADS * LINE + at % QUADS * 4) = w_next[i];
+                }
             }
-        }
         __syncwarp();
         if (chunk + share < chunks) fetch(chunk + share);
+        const int w_at = is_held ? kept + chunk * CHUNK : w_stage, w_apart = is_held ? held.row : (int)LINE;
 #pragma unroll
         for (int k = 0; k < CHUNK; k += 4) {
             Four a[ROWS], b[COLUMNS];
 #pragma unroll
-            for (int i = 0; i < ROWS; i++) a[i] = *reinterpret_cast<const Four *>(x_stage + (lane / 4 + 8 * i) * LINE + k);
+            for (int i = 0; i < ROWS; i++) a[i] = *reinterpret_cast<const Four *>(base + x_stage + (lane / 4 + 8 * i) * LINE + k);
 #pragma unroll
-            for (int j = 0; j < COLUMNS; j++) b[j] = *reinterpret_cast<const Four *>(w_stage + (lane % 4 + 4 * j) * LINE + k);
+            for (int j = 0; j < COLUMNS; j++) b[j] = *reinterpret_cast<const Four *>(base + w_at + (lane % 4 + 4 * j) * w_apart + k);
 #pragma unroll
             for (int i = 0; i < ROWS; i++)
 #pragma unroll
@@ -156,10 +186,6 @@ template <int COLUMNS> __device__ __forceinline__ REAL add_parts(const REAL *par
 #pragma unroll
     for (int w = from; w < to; w++) sum += partial[(w * TASK_ROWS + row) * 4 * COLUMNS + column];
     return sum;
-}
-
-__device__ __forceinline__ REAL *stage_of_warp(unsigned char *bytes, int columns) {
-    return reinterpret_cast<REAL *>(bytes) + threadIdx.x / 32 * (TASK_ROWS + 4 * columns) * LINE;
 }
 
 // ---------------------------------------------------------------- attention of a row

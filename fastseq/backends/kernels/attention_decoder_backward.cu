@@ -16,7 +16,7 @@ struct Call {
     const unsigned char *far_keys;
     const REAL *w_ih, *w_hh, *w_query, *h_0, *c_0;
     const long long *lengths, *memory_lengths;
-    int T, B, S, I, H, M, A, scores_in_shared, parts;
+    int T, B, S, I, H, M, A, scores_in_shared, parts, stage, hold_state, hold_sums; // the last three: product
     REAL scale;
 };
 
@@ -54,19 +54,35 @@ __device__ __forceinline__ void cell_backward(const Call &c, int t, int b, int u
     }
 }
 
+// A task of the state: rows of the batch and hidden units, columns of W_q. t: of the step whose queries' gradients come back, the next one.
+struct StateTask {
+    int u0, b0, rows, units;
+    Segment segments[2];
+    __device__ __forceinline__ int column(int k) const { return u0 + k; }
+};
+
+__device__ __forceinline__ int state_tasks(const Call &c) { return (c.H + TASK_UNITS - 1) / TASK_UNITS * ((c.B + TASK_ROWS - 1) / TASK_ROWS); }
+
+__device__ __forceinline__ StateTask state_task(const Call &c, int t, int task) {
+    const int groups = (c.H + TASK_UNITS - 1) / TASK_UNITS, u0 = task % groups * TASK_UNITS, b0 = task / groups * TASK_ROWS;
+    const REAL *dqueries = c.dqueries + ((long long)t * c.B + b0) * c.A;
+    return {u0, b0, min((int)TASK_ROWS, c.B - b0), min((int)TASK_UNITS, c.H - u0), {{dqueries, c.A, c.w_query, c.H, c.A}, {}}};
+}
+
 // Step t, or -1: the state before the first.
 __device__ __forceinline__ void state_phase(const Call &c, int t, unsigned char *bytes) {
-    const int H = c.H, groups = (H + TASK_UNITS - 1) / TASK_UNITS, tasks = groups * ((c.B + TASK_ROWS - 1) / TASK_ROWS);
+    const int H = c.H;
     const bool last = t == c.T - 1;
     REAL *partial = reinterpret_cast<REAL *>(bytes);
-    for (int task = blockIdx.x; task < tasks; task += gridDim.x) {
-        const int u0 = task % groups * TASK_UNITS, b0 = task / groups * TASK_ROWS, rows = min(TASK_ROWS, c.B - b0), units = min(TASK_UNITS, H - u0);
-        const REAL *dqueries = c.dqueries + ((long long)(t + 1) * c.B + b0) * c.A; // of the step after
+    for (int task = blockIdx.x; task < state_tasks(c); task += gridDim.x) {
+        const StateTask a = state_task(c, t + 1, task);
+        const int u0 = a.u0, b0 = a.b0, rows = a.rows, units = a.units;
+        const REAL *dqueries = a.segments[0].x;
         if (!last && c.w_query) {
-            const Segment segments[2] = {{dqueries, c.A, c.w_query, H, c.A}, {}};
             REAL sum[ROWS][UNITS];
             __syncthreads();
-            product<UNITS, true>(sum, stage_of_warp(bytes, UNITS), segments, rows, units, [=](int k) { return u0 + k; });
+            const Held held = held_at(c.hold_state, a.segments);
+            product<UNITS, true>(sum, partial, c.stage, held, a.segments, rows, units, [&](int k) { return a.column(k); });
             put_parts<UNITS>(partial, sum);
         }
         for (int at = threadIdx.x; at < rows * TASK_UNITS; at += THREADS) {
@@ -86,24 +102,44 @@ __device__ __forceinline__ void state_phase(const Call &c, int t, unsigned char 
     }
 }
 
-__device__ __forceinline__ void sums_phase(const Call &c, int t, unsigned char *bytes) {
-    enum { COLUMNS = 2 * UNITS, WIDTH = 4 * COLUMNS };
+// A task of the sums: rows of the batch and WIDTH units of the context or of the state, columns of W_ih or W_hh.
+enum { COLUMNS = 2 * UNITS, WIDTH = 4 * COLUMNS };
+struct SumsTask {
+    int n0, b0, rows, columns;
+    bool context;
+    Segment segments[2];
+    __device__ __forceinline__ int column(int k) const { return n0 + k; }
+};
+
+__device__ __forceinline__ int sums_tasks(const Call &c) {
+    return ((c.M + WIDTH - 1) / WIDTH + (c.H + WIDTH - 1) / WIDTH) * ((c.B + TASK_ROWS - 1) / TASK_ROWS);
+}
+
+__device__ __forceinline__ SumsTask sums_task(const Call &c, int t, int task) {
     const int H = c.H, of_context = (c.M + WIDTH - 1) / WIDTH, groups = of_context + (H + WIDTH - 1) / WIDTH;
-    const int tasks = groups * ((c.B + TASK_ROWS - 1) / TASK_ROWS);
+    const int group = task % groups, b0 = task / groups * TASK_ROWS;
+    const bool context = group < of_context;
+    const int n0 = (context ? group : group - of_context) * WIDTH;
+    const REAL *dsums = c.dsums + ((long long)t * c.B + b0) * 4 * H, *w = context ? c.w_ih + c.I : c.w_hh;
+    const long long w_row = context ? c.I + c.M : H;
+    // a GRU's n has its own sums for either
+    const int split = 2 * H, skip = GATES == 3 && !context ? H : 0;
+    return {n0, b0, min((int)TASK_ROWS, c.B - b0), min((int)WIDTH, (context ? c.M : H) - n0), context,
+            {{dsums, 4 * H, w, w_row, split}, {dsums + split + skip, 4 * H, w + split * w_row, w_row, GATES * H - split}}};
+}
+
+__device__ __forceinline__ void sums_phase(const Call &c, int t, unsigned char *bytes) {
+    const int H = c.H;
     const long long width = H + c.M;
     REAL *partial = reinterpret_cast<REAL *>(bytes);
-    for (int task = blockIdx.x; task < tasks; task += gridDim.x) {
-        const int group = task % groups, b0 = task / groups * TASK_ROWS, rows = min(TASK_ROWS, c.B - b0);
-        const bool context = group < of_context;
-        const int n0 = (context ? group : group - of_context) * WIDTH, columns = min((int)WIDTH, (context ? c.M : H) - n0);
-        const REAL *dsums = c.dsums + ((long long)t * c.B + b0) * 4 * H, *w = context ? c.w_ih + c.I : c.w_hh;
-        const long long w_row = context ? c.I + c.M : H;
-        // a GRU's n has its own sums for either
-        const int split = 2 * H, skip = GATES == 3 && !context ? H : 0;
-        const Segment segments[2] = {{dsums, 4 * H, w, w_row, split}, {dsums + split + skip, 4 * H, w + split * w_row, w_row, GATES * H - split}};
+    for (int task = blockIdx.x; task < sums_tasks(c); task += gridDim.x) {
+        const SumsTask a = sums_task(c, t, task);
+        const int n0 = a.n0, b0 = a.b0, rows = a.rows, columns = a.columns;
+        const bool context = a.context;
         REAL sum[ROWS][COLUMNS];
         __syncthreads();
-        product<COLUMNS, true>(sum, stage_of_warp(bytes, COLUMNS), segments, rows, columns, [=](int k) { return n0 + k; });
+        const Held held = held_at(c.hold_sums, a.segments);
+        product<COLUMNS, true>(sum, partial, c.stage, held, a.segments, rows, columns, [&](int k) { return a.column(k); });
         put_parts<COLUMNS>(partial, sum);
         for (int at = threadIdx.x; at < rows * WIDTH; at += THREADS) {
             const int row = at / WIDTH, k = at % WIDTH, b = b0 + row;
@@ -231,22 +267,32 @@ __device__ __forceinline__ void dquery_phase(const Call &c, const Kept *kept, in
 // ---------------------------------------------------------------- the kernels
 
 // Steps last to first, both included, of each the phases in `phases`: 1 state, 2 sums, 4 weights, 8 queries where a row has several parts. Step
-// -1 has the first phase alone. keep_at: as forwards.
+// -1 has the first phase alone. Shared memory: as forwards.
 extern "C" __global__ void __launch_bounds__(THREADS)
 decoder_backward(REAL *dboth, REAL *dsums, REAL *dqueries, REAL *dscores, REAL *raw, REAL *dh, REAL *direct, REAL *dc, REAL *dh_0, const REAL *dh_n,
                  const REAL *dweights, const REAL *both, const REAL *cells, const REAL *gates, const REAL *queries, const REAL *weights,
                  const REAL *near_keys, const unsigned char *far_keys, const REAL *keys, const REAL *memory, const REAL *u, const REAL *w_ih,
                  const REAL *w_hh, const REAL *w_query, const REAL *h_0, const REAL *c_0, const long long *lengths, const long long *memory_lengths,
-                 int T, int B, int S, int I, int H, int M, int A, int scores_in_shared, int parts, REAL scale, int last, int first, int phases,
-                 int keep_at, unsigned *counter) {
+                 int T, int B, int S, int I, int H, int M, int A, int scores_in_shared, int parts, REAL scale, int stage, int keep_at, int hold_state,
+                 int hold_sums, int last, int first, int phases, unsigned *counter) {
     FSQ_SHARED(bytes);
     const Call c = {dboth, dsums, dqueries, dscores, raw, dh, direct, dc, dh_0, dh_n, dweights, both, cells, gates, queries, weights, near_keys, keys,
-                    memory, u, far_keys, w_ih, w_hh, w_query, h_0, c_0, lengths, memory_lengths, T, B, S, I, H, M, A, scores_in_shared, parts, scale};
+                    memory, u, far_keys, w_ih, w_hh, w_query, h_0, c_0, lengths, memory_lengths, T, B, S, I, H, M, A, scores_in_shared, parts, stage,
+                    hold_state, hold_sums, scale};
+    REAL *base = reinterpret_cast<REAL *>(bytes);
     Kept kept;
     if (keep_at && blockIdx.x < B * parts) {
         const int b = blockIdx.x / parts, n = memory_lengths ? (int)memory_lengths[b] : S;
         const Part part = part_of(blockIdx.x % parts, parts, n, A);
-        kept = keep(reinterpret_cast<REAL *>(bytes + keep_at), rows_of(c, b, part), part, n);
+        kept = keep(base + keep_at, rows_of(c, b, part), part, n);
+    }
+    if (hold_state >= 0 && blockIdx.x < state_tasks(c)) {
+        const StateTask a = state_task(c, 0, blockIdx.x);
+        hold<true>(base, held_at(hold_state, a.segments), a.segments, TASK_UNITS, a.units, [&](int k) { return a.column(k); });
+    }
+    if (hold_sums >= 0 && blockIdx.x < sums_tasks(c)) {
+        const SumsTask a = sums_task(c, 0, blockIdx.x);
+        hold<true>(base, held_at(hold_sums, a.segments), a.segments, WIDTH, a.columns, [&](int k) { return a.column(k); });
     }
     unsigned passed = 0;
     for (int t = last; t >= first; t--) {

@@ -18,7 +18,7 @@ struct Call {
     const unsigned char *far_keys; // (B, S)
     const REAL *w_ih, *w_hh, *b_ih, *b_hh, *w_query, *h_0, *c_0;
     const long long *lengths, *memory_lengths;
-    int T, B, S, I, H, M, A, scores_in_shared, parts;
+    int T, B, S, I, H, M, A, scores_in_shared, parts, stage, hold_query, hold_cell; // the last three: product
     REAL scale;
 };
 
@@ -31,22 +31,34 @@ __device__ __forceinline__ bool alive(const Call &c, int t, int b) { return !c.l
 
 // ---------------------------------------------------------------- phases
 
+// A task of the queries' product: rows of the batch and columns of W_q.
+struct QueryTask {
+    int n0, b0, rows, columns;
+    Segment segments[2];
+    __device__ __forceinline__ int column(int k) const { return n0 + k; }
+};
+
+__device__ __forceinline__ int query_tasks(const Call &c) { return (c.A + TASK_UNITS - 1) / TASK_UNITS * ((c.B + TASK_ROWS - 1) / TASK_ROWS); }
+
+__device__ __forceinline__ QueryTask query_task(const Call &c, int t, int task) {
+    const int groups = (c.A + TASK_UNITS - 1) / TASK_UNITS, n0 = task % groups * TASK_UNITS, b0 = task / groups * TASK_ROWS;
+    long long apart;
+    const REAL *state = state_before(c, t, b0, apart);
+    return {n0, b0, min((int)TASK_ROWS, c.B - b0), min((int)TASK_UNITS, c.A - n0), {{state, apart, c.w_query, c.H, c.H}, {}}};
+}
+
 __device__ __forceinline__ void query_phase(const Call &c, int t, unsigned char *bytes) {
-    const int groups = (c.A + TASK_UNITS - 1) / TASK_UNITS, tasks = groups * ((c.B + TASK_ROWS - 1) / TASK_ROWS);
-    REAL *partial = reinterpret_cast<REAL *>(bytes);
-    for (int task = blockIdx.x; task < tasks; task += gridDim.x) {
-        const int n0 = task % groups * TASK_UNITS, b0 = task / groups * TASK_ROWS;
-        const int rows = min(TASK_ROWS, c.B - b0), columns = min(TASK_UNITS, c.A - n0);
-        long long apart;
-        const REAL *state = state_before(c, t, b0, apart);
-        const Segment segments[2] = {{state, apart, c.w_query, c.H, c.H}, {}};
+    REAL *base = reinterpret_cast<REAL *>(bytes);
+    for (int task = blockIdx.x; task < query_tasks(c); task += gridDim.x) {
+        const QueryTask a = query_task(c, t, task);
         REAL sum[ROWS][UNITS];
         __syncthreads();
-        product<UNITS, false>(sum, stage_of_warp(bytes, UNITS), segments, rows, columns, [=](int k) { return n0 + k; });
-        put_parts<UNITS>(partial, sum);
-        for (int at = threadIdx.x; at < rows * TASK_UNITS; at += THREADS) {
+        const Held held = held_at(c.hold_query, a.segments);
+        product<UNITS, false>(sum, base, c.stage, held, a.segments, a.rows, a.columns, [&](int k) { return a.column(k); });
+        put_parts<UNITS>(base, sum);
+        for (int at = threadIdx.x; at < a.rows * TASK_UNITS; at += THREADS) {
             const int row = at / TASK_UNITS, k = at % TASK_UNITS;
-            if (k < columns) c.queries[((long long)(b0 + row) * c.T + t) * c.A + n0 + k] = add_parts<UNITS>(partial, row, k);
+            if (k < a.columns) c.queries[((long long)(a.b0 + row) * c.T + t) * c.A + a.n0 + k] = add_parts<UNITS>(base, row, k);
         }
     }
 }
@@ -165,21 +177,39 @@ __device__ __forceinline__ void context_phase(const Call &c, const Kept *kept, i
     context_of(c, r, kept ? kept->summed : rows_of(c, b, part).summed, t, b, p, part, n);
 }
 
+// A task of the cell: rows of the batch and hidden units. Column k of its product is gate k % GATES of unit k / GATES.
+struct CellTask {
+    int u0, b0, rows, units, H;
+    const REAL *state;
+    long long apart;
+    Segment segments[2];
+    __device__ __forceinline__ int column(int k) const { return k % GATES * H + u0 + k / GATES; }
+};
+
+__device__ __forceinline__ int cell_tasks(const Call &c) { return (c.H + TASK_UNITS - 1) / TASK_UNITS * ((c.B + TASK_ROWS - 1) / TASK_ROWS); }
+
+__device__ __forceinline__ CellTask cell_task(const Call &c, int t, int task) {
+    const int H = c.H, groups = (H + TASK_UNITS - 1) / TASK_UNITS, u0 = task % groups * TASK_UNITS, b0 = task / groups * TASK_ROWS;
+    const long long width = H + c.M;
+    long long apart;
+    const REAL *state = state_before(c, t, b0, apart), *context = c.both + ((long long)t * c.B + b0) * width + H;
+    return {u0, b0, min((int)TASK_ROWS, c.B - b0), min((int)TASK_UNITS, H - u0), H, state, apart,
+            {{context, width, c.w_ih + c.I, c.I + c.M, c.M}, {state, apart, c.w_hh, H, H}}};
+}
+
 __device__ __forceinline__ void cell_phase(const Call &c, int t, unsigned char *bytes) {
     enum { COLUMNS = GATES * UNITS };
-    const int H = c.H, groups = (H + TASK_UNITS - 1) / TASK_UNITS, tasks = groups * ((c.B + TASK_ROWS - 1) / TASK_ROWS);
+    const int H = c.H;
     REAL *partial = reinterpret_cast<REAL *>(bytes);
-    for (int task = blockIdx.x; task < tasks; task += gridDim.x) {
-        const int u0 = task % groups * TASK_UNITS, b0 = task / groups * TASK_ROWS, rows = min(TASK_ROWS, c.B - b0), units = min(TASK_UNITS, H - u0);
-        long long apart;
-        const REAL *state = state_before(c, t, b0, apart);
-        const long long width = H + c.M, now = (long long)t * c.B + b0;
-        const Segment segments[2] = {{c.both + now * width + H, width, c.w_ih + c.I, c.I + c.M, c.M}, {state, apart, c.w_hh, H, H}};
+    for (int task = blockIdx.x; task < cell_tasks(c); task += gridDim.x) {
+        const CellTask a = cell_task(c, t, task);
+        const int u0 = a.u0, b0 = a.b0, rows = a.rows, units = a.units;
+        const REAL *state = a.state;
+        const long long apart = a.apart, width = H + c.M, now = (long long)t * c.B + b0;
         REAL sum[ROWS][COLUMNS];
         __syncthreads();
-        // column k is gate k % GATES of unit k / GATES
-        auto of_column = [=](int k) { return k % GATES * H + u0 + k / GATES; };
-        product<COLUMNS, false>(sum, stage_of_warp(bytes, COLUMNS), segments, rows, units * GATES, of_column);
+        const Held held = held_at(c.hold_cell, a.segments);
+        product<COLUMNS, false>(sum, partial, c.stage, held, a.segments, rows, units * GATES, [&](int k) { return a.column(k); });
         put_parts<COLUMNS>(partial, sum);
         for (int at = threadIdx.x; at < rows * TASK_UNITS; at += THREADS) {
             const int row = at / TASK_UNITS, unit = at % TASK_UNITS, u = u0 + unit, b = b0 + row;
@@ -218,21 +248,31 @@ __device__ __forceinline__ void cell_phase(const Call &c, int t, unsigned char *
 // ---------------------------------------------------------------- the kernels
 
 // Steps first to last, both included, of each the phases in `phases`: 1 queries, 2 scores, 4 contexts where a row has several parts, 8 cell.
-// keep_at: where, in bytes of shared memory, each block keeps its part of its row, for which there are blocks enough; 0: it does not.
+// Shared memory, in reals: products' stages, then what is kept of a row from keep_at on and of weights from hold_query and hold_cell on, for all
+// steps, where there are as many blocks as tasks; 0 and -1: it is not.
 extern "C" __global__ void __launch_bounds__(THREADS)
 decoder_forward(REAL *both, REAL *cells, REAL *gates, REAL *queries, REAL *weights, REAL *raw, const REAL *x_sums, const REAL *near_keys,
                 const unsigned char *far_keys, const REAL *keys, const REAL *memory, const REAL *u, const REAL *w_ih, const REAL *w_hh,
                 const REAL *b_ih, const REAL *b_hh, const REAL *w_query, const REAL *h_0, const REAL *c_0, const long long *lengths,
                 const long long *memory_lengths, int T, int B, int S, int I, int H, int M, int A, int scores_in_shared, int parts, REAL scale,
-                int first, int last, int phases, int keep_at, unsigned *counter) {
+                int stage, int keep_at, int hold_query, int hold_cell, int first, int last, int phases, unsigned *counter) {
     FSQ_SHARED(bytes);
     const Call c = {both, cells, gates, queries, weights, raw, x_sums, near_keys, keys, memory, u, far_keys, w_ih, w_hh, b_ih, b_hh, w_query, h_0,
-                    c_0, lengths, memory_lengths, T, B, S, I, H, M, A, scores_in_shared, parts, scale};
+                    c_0, lengths, memory_lengths, T, B, S, I, H, M, A, scores_in_shared, parts, stage, hold_query, hold_cell, scale};
+    REAL *base = reinterpret_cast<REAL *>(bytes);
     Kept kept;
     if (keep_at && blockIdx.x < B * parts) {
         const int b = blockIdx.x / parts, n = memory_lengths ? (int)memory_lengths[b] : S;
         const Part part = part_of(blockIdx.x % parts, parts, n, M);
-        kept = keep(reinterpret_cast<REAL *>(bytes + keep_at), rows_of(c, b, part), part, n);
+        kept = keep(base + keep_at, rows_of(c, b, part), part, n);
+    }
+    if (hold_query >= 0 && blockIdx.x < query_tasks(c)) {
+        const QueryTask a = query_task(c, first, blockIdx.x);
+        hold<false>(base, held_at(hold_query, a.segments), a.segments, TASK_UNITS, a.columns, [&](int k) { return a.column(k); });
+    }
+    if (hold_cell >= 0 && blockIdx.x < cell_tasks(c)) {
+        const CellTask a = cell_task(c, first, blockIdx.x);
+        hold<false>(base, held_at(hold_cell, a.segments), a.segments, GATES * TASK_UNITS, GATES * a.units, [&](int k) { return a.column(k); });
     }
     unsigned passed = 0;
     for (int t = first; t <= last; t++) {
