@@ -29,7 +29,6 @@ TABLE = [
     ("additive_attention_backward.cu", "REAL=double QUERIES_OF_WARP=16", True),
     ("attention_decode.cu", "REAL=float PIECES=4 ROWS=1 WIDE=1", False),
     ("attention_decode.cu", "REAL=float PIECES=2 ROWS=8 WIDE=0", True),
-    ("attention_decode.cu", "REAL=double PIECES=4 ROWS=4 WIDE=1", True),
     ("persistent_forward.cu", "CELL=0 SPLIT=1 TRAINING=1 ROWS=16 SHARES=8 SIDES=1 STEPS=8 TILES=8 BATCH=4 LOOK_FIRST=1 ALONE=0", False),
     ("persistent_forward.cu", "CELL=0 SPLIT=2 TRAINING=0 ROWS=8 SHARES=4 SIDES=2 STEPS=4 TILES=4 BATCH=2 LOOK_FIRST=1 ALONE=0", False),
     ("persistent_forward.cu", "CELL=1 SPLIT=1 TRAINING=1 ROWS=16 SHARES=8 SIDES=1 STEPS=8 TILES=6 BATCH=4 LOOK_FIRST=1 ALONE=0", False),
@@ -39,7 +38,6 @@ TABLE = [
     ("persistent_backward.cu", "CELL=0 SPLIT=2 ROWS=16 UNITS=32 WARPS=4 TILES=4 AT_ONCE=8 ALONE=0", False),
     ("persistent_backward.cu", "CELL=1 SPLIT=1 ROWS=16 UNITS=64 WARPS=8 TILES=4 AT_ONCE=8 ALONE=0", False),
     ("attention_prepare.cu", "REAL=float FORMAT=16 DIM=64", False),
-    ("attention_prepare.cu", "REAL=float FORMAT=96 DIM=96", False),
     *(("attention_forward_mma.cu", f"REAL=float EXTRAS={macros}", False) for macros in (
         "0 FORMAT=16 DIM=64 ROW_TILES=2 WARPS=4 COLUMNS=64 BLOCKS=2",
         "0 FORMAT=32 DIM=64 ROW_TILES=2 WARPS=4 COLUMNS=64 BLOCKS=2",
@@ -58,7 +56,6 @@ TABLE = [
         "SIDE=3 FORMAT=16 DIM=256 ROW_TILES=1 WARPS=8 COLUMNS=32 BLOCKS=1",
     )),
     ("attention_backward.cu", "REAL=float", False),
-    ("attention_backward.cu", "REAL=double", True),
     ("attention_forward.cu", "REAL=float", True),
     ("attention_forward.cu", "REAL=double", True),
     ("attention_decoder_backward.cu", "REAL=float GATES=4 ROWS=4 UNITS=1", False),
