@@ -10,7 +10,6 @@ import cupy
 import numpy as np
 
 from fastseq.backends.attention import AttentionOptions
-from fastseq.backends.cuda_launch import macros_of
 from fastseq.backends.reference_philox import philox
 
 Array = Any
@@ -39,16 +38,13 @@ class Call(NamedTuple):
     D: int
     Dv: int
     dtype: Any
+    real: str  # the type of the elements, as a kernel's macro
+    itemsize: int
     has_extras: bool  # a mask or dropout
     has_dropout: bool
     wide: int  # bit n: rows of array n may be read 16 bytes at a time
     problem: Any
     held: tuple[Any, ...]  # the arrays that the problem points to
-
-    @property
-    def real(self) -> str:
-        """The type of the elements, as a kernel's macro."""
-        return macros_of(self.dtype)["REAL"]
 
     @property
     def rows(self) -> int:
@@ -129,7 +125,8 @@ def call_of(arrays: tuple[Array, ...], mask: Array | None, key_lengths: Array | 
         1 / (1 - p) if p < 1 else 0,
     )
     problem = np.frombuffer(packed, f"V{len(packed)}")
-    return Call(B, heads, kv_heads, Tq, Tk, D, Dv, dtype, mask is not None or p > 0, p > 0, wide, problem, (mask, lengths))
+    sizes = B, heads, kv_heads, Tq, Tk, D, Dv
+    return Call(*sizes, dtype, "float" if size == 4 else "double", size, mask is not None or p > 0, p > 0, wide, problem, (mask, lengths))
 
 
 def _up(n: int) -> int:

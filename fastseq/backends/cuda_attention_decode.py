@@ -6,7 +6,6 @@ import functools
 from typing import Any
 
 import cupy
-import numpy as np
 
 from fastseq.backends import cuda_launch
 from fastseq.backends.cuda_attention_call import Call
@@ -23,7 +22,7 @@ _BLOCKS, _LEAST_KEYS = 32, 256
 
 def _pieces(call: Call) -> int:
     """16 bytes of each lane that a row takes: a power of two."""
-    bytes_ = max(call.D, call.Dv, 1) * np.dtype(call.dtype).itemsize
+    bytes_ = max(call.D, call.Dv, 1) * call.itemsize
     return 1 << (-(-bytes_ // (16 * _LANES)) - 1).bit_length()
 
 
@@ -46,7 +45,7 @@ def forward(y: Array, lse: Array | None, q: Array, k: Array, v: Array, call: Cal
     wanted = -(-_BLOCKS * cuda_launch.properties().multiprocessors // groups)
     keys = max(-(-call.Tk // (wanted * _LEAST_KEYS)), 1) * _LEAST_KEYS
     splits = max(-(-call.Tk // keys), 1)
-    size = y.itemsize
+    size = call.itemsize
     ended = call.rows * splits * (call.Dv + 2) * size
     parts = cupy.cuda.alloc(ended + 4 * groups)
     (parts + ended).memset_async(0, 4 * groups)

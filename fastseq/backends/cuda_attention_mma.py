@@ -13,7 +13,6 @@ import itertools
 from typing import Any, NamedTuple
 
 import cupy
-import numpy as np
 
 from fastseq.backends import cuda_launch
 from fastseq.backends.cuda_attention_call import Call
@@ -117,7 +116,7 @@ def _widest(device: int, form: int) -> int:
 
 def takes(call: Call) -> bool:
     """Whether these kernels are for this call: float32, heads that fit a tile, more than one of the other kernels' tiles."""
-    if call.dtype != np.float32 or call.rows == 0 or call.Tk == 0 or max(call.Tq, call.Tk) <= 64:
+    if call.itemsize != 4 or call.rows == 0 or call.Tk == 0 or max(call.Tq, call.Tk) <= 64:
         return False
     return 0 < max(call.D, call.Dv) <= _widest(cupy.cuda.runtime.getDevice(), _FORMATS[cuda_launch.precision()])
 

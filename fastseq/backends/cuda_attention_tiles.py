@@ -5,10 +5,10 @@ run_if: where given, an array of one int on the device; the kernels do nothing w
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import cupy
-import numpy as np
 
 from fastseq.backends import cuda_launch
 from fastseq.backends.cuda_attention_call import Call
@@ -19,9 +19,18 @@ Array = Any
 _TILE, _THREADS = 64, 256  # attention_tiles.cuh: TILE, TILE_THREADS
 
 
+@functools.cache
+def _kernel(device: int, name: str, real: str) -> Any:
+    return kernel("attention_forward.cu" if name == "attention_forward" else "attention_backward.cu", name, REAL=real)
+
+
+def _run(name: str, call: Call) -> Any:
+    return _kernel(cupy.cuda.runtime.getDevice(), name, call.real)
+
+
 def _shared(call: Call) -> int:
     """attention_tiles.cuh: SHARED_REALS and a flag."""
-    return (2 * _TILE * (_TILE + 1) + _TILE) * np.dtype(call.dtype).itemsize + 16
+    return (2 * _TILE * (_TILE + 1) + _TILE) * call.itemsize + 16
 
 
 def _tiles(n: int) -> int:
@@ -37,8 +46,7 @@ def forward(y: Array, lse: Array | None, weights: Array | None, q: Array, k: Arr
     """y, and where they are wanted lse and, in an array of zeros, the weights."""
     items = call.B * call.heads * _tiles(call.Tq) * max(_tiles(call.Dv), 1)
     arrays = y, lse, weights, q, k, v, run_if, int64(items)
-    run = kernel("attention_forward.cu", "attention_forward", REAL=call.real)
-    run(_blocks(items, run_if), _THREADS, (*arrays, call.problem), _shared(call))
+    _run("attention_forward", call)(_blocks(items, run_if), _THREADS, (*arrays, call.problem), _shared(call))
 
 
 def backward(
@@ -59,9 +67,8 @@ def backward(
     if weights is not None:
         w, dweights = weights
         delta = cupy.empty((call.B, call.heads, call.Tq), call.dtype)
-        kernel("attention_backward.cu", "attention_delta", REAL=call.real)(-(-call.rows // 8), _THREADS, (delta, dy, y, w, dweights, call.problem))
+        _run("attention_delta", call)(-(-call.rows // 8), _THREADS, (delta, dy, y, w, dweights, call.problem))
     query_items = call.B * call.heads * _tiles(call.Tq) * max(_tiles(call.D), 1)
     items = query_items + call.B * call.kv_heads * _tiles(call.Tk) * max(_tiles(call.D), _tiles(call.Dv), 1)
     arrays = dq, dscores, dk, dv, q, k, v, y, dy, lse, delta, dweights, run_if, int64(query_items), int64(items)
-    run = kernel("attention_backward.cu", "attention_backward", REAL=call.real)
-    run(_blocks(items, run_if), _THREADS, (*arrays, call.problem), _shared(call))
+    _run("attention_backward", call)(_blocks(items, run_if), _THREADS, (*arrays, call.problem), _shared(call))
