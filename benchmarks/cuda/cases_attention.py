@@ -263,7 +263,7 @@ def cases() -> Iterator[Case]:
     """All of them."""
     for precision in ("medium", "high", "highest"):
         for mode in ("inference", "training"):
-            for D in (64, 128):
+            for D in (64, 128) if precision != "highest" else (64,):
                 for T in (512, 2048, 4096):
                     for causal in (False, True):
                         sizes = {"mode": mode, "B": TOKENS // T, "heads": WIDTH // D, "Tq": T, "Tk": T, "D": D, "causal": causal, "precision": precision}

@@ -19,6 +19,7 @@ SMALL = [
       for cell in ("LSTM", "GRU") for mode in ("inference", "training") for precision in ("high", "medium")
       for form in ({}, {"ragged": True}, {"layers": 2}, {"bidirectional": True}, {"ragged": True, "bidirectional": True})),
     cases_recurrent.Recurrent(cell="LSTM", mode="training", H=6, B=3, T=8, precision="medium", half=True),
+    cases_recurrent.Recurrent(cell="GRU", mode="training", H=6, B=3, T=8, graph=True),
     *(cases_attention.Attention(mode=mode, B=2, heads=3, Tq=9, Tk=9, D=8, precision=precision, **form)
       for mode in ("inference", "training") for precision in ("high", "medium") for form in ({}, {"causal": True}, {"ragged": True})),
     cases_attention.Attention(mode="inference", B=2, heads=3, Tq=1, Tk=9, D=8, precision="medium"),

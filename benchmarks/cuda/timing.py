@@ -12,7 +12,7 @@ from benchmarks.cuda.device import Device, Seconds
 
 REPEATS = 20  # turns of each at least
 TURN = 2e-3  # seconds that a turn lasts about, so that the clock's steps do not count
-SPENT = 0.6  # seconds after which more than the least number of turns is not wanted
+SPENT = 0.3  # seconds after which more than the least number of turns is not wanted
 
 
 def medians(device: Device, calls: dict[str, Call], before: Callable[[], None], repeats: int = REPEATS) -> dict[str, Seconds]:
