@@ -38,6 +38,7 @@ from fastseq.backends.cuda_optim import sum_squares as sum_squares
 from fastseq.backends.cuda_pointwise import dropout as dropout
 from fastseq.backends.cuda_pointwise import pointwise_backward as pointwise_backward
 from fastseq.backends.cuda_pointwise import pointwise_forward as pointwise_forward
+from fastseq.backends.cuda_pointwise import sum_backward as sum_backward
 from fastseq.backends.cuda_recurrent import recurrent_backward as recurrent_backward
 from fastseq.backends.cuda_recurrent import recurrent_forward as recurrent_forward
 from fastseq.backends.cuda_recurrent import recurrent_pack as recurrent_pack

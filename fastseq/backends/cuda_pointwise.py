@@ -1,4 +1,4 @@
-"""What is done element by element, and dropout: the part of `cuda.py` that has them."""
+"""What is done element by element, dropout, and sums' gradients: the part of `cuda.py` that has them."""
 
 from __future__ import annotations
 
@@ -29,6 +29,19 @@ def pointwise_backward(saved: Array, dy: Array, *, function: str, parameter: flo
     dx = cupy.empty(dy.shape, dy.dtype)
     arguments = (dx, contiguous(saved), contiguous(dy), int64(dy.size), FUNCTIONS[function], dy.dtype.type(parameter))
     kernel("pointwise.cu", "pointwise_backward", **macros_of(dy.dtype))(blocks_of(dy.size, dy.itemsize), THREADS, arguments)
+    return dx
+
+
+def sum_backward(dy: Array, shape: tuple[int, ...], axes: tuple[int, ...], *, count: int) -> Array:
+    """The gradient of x, of this shape, in sum(x, axes) / count: dy / count for each element, in order, for what reads it wants it so."""
+    axes = tuple(sorted(axes))
+    dx = cupy.empty(shape, dy.dtype)
+    if not axes or axes[-1] - axes[0] >= len(axes):  # no neighbours
+        dx[...] = dy.reshape(tuple(1 if k in axes else n for k, n in enumerate(shape))) / count
+        return dx
+    summed, inner = math.prod(shape[axes[0] : axes[-1] + 1]), math.prod(shape[axes[-1] + 1 :])
+    arguments = (dx, contiguous(dy), int64(dx.size), int64(summed), int64(inner), dy.dtype.type(count))
+    kernel("pointwise.cu", "sum_backward", **macros_of(dy.dtype))(blocks_of(dx.size, dy.itemsize), THREADS, arguments)
     return dx
 
 

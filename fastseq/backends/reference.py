@@ -165,6 +165,12 @@ def pointwise_backward(saved: Array, dy: Array, *, function: str, parameter: flo
     raise ValueError(f"function: {function!r} has no derivative here")
 
 
+def sum_backward(dy: Array, shape: tuple[int, ...], axes: tuple[int, ...], *, count: int) -> Array:
+    """The gradient of x, of this shape, in sum(x, axes) / count: dy / count for each element, as a view of so many numbers."""
+    kept = tuple(1 if k in axes else n for k, n in enumerate(shape))
+    return np.broadcast_to(dy.reshape(kept) / count, shape)
+
+
 # ---------------------------------------------------------------- embedding
 
 

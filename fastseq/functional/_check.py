@@ -19,6 +19,7 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 #: Most elements of one result or cache: the bytes of an array must fit a signed machine word.
 MOST_ELEMENTS = sys.maxsize // 8
 
+_MOST_OF_ONE = MOST_ELEMENTS >> 10  # with what a kernel needs beside it
 _WEAK = (float, int, bool)
 
 
@@ -40,14 +41,12 @@ def is_scalar(x: Any) -> bool:
 def array(name: str, x: Any) -> Array:
     """The array of an argument that must be an array or a Tensor."""
     x = data(x)
-    if type(x) is np.ndarray:
+    if type(x) is np.ndarray or is_gpu(x):
         return x
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name}: expected a plain array, got a masked one; fill it first")
     if isinstance(x, np.ndarray | np.generic):
         return np.asarray(x)
-    if is_gpu(x):
-        return x
     if hasattr(x, "__cuda_array_interface__"):
         raise TypeError(f"{name}: {foreign(x)}")
     raise TypeError(f"{name}: expected an array or a Tensor, got {kind(x)}")
@@ -118,7 +117,7 @@ def together(name: str, x: Array, other: Array, beside: str = "x") -> None:
 
 def shape(name: str, x: Array, expected: tuple[int | str, ...]) -> None:
     """Raises unless x has this shape; a letter stands for any size."""
-    if x.ndim == len(expected) and all(isinstance(e, str) or e == n for e, n in zip(expected, x.shape, strict=True)):
+    if x.shape == expected or (x.ndim == len(expected) and all(isinstance(e, str) or e == n for e, n in zip(expected, x.shape, strict=True))):
         return
     text = ", ".join(str(e) for e in expected) + ("," if len(expected) == 1 else "")
     raise ValueError(f"{name}: expected shape ({text}), got {x.shape}")
@@ -199,7 +198,7 @@ def axis(name: str, value: Any, ndim: int) -> int:
 
 def size(name: str, *sizes: int) -> None:
     """Raises where an array of these sizes, or what a kernel needs beside it, could not be addressed; no size counts as 0."""
-    if math.prod([max(n, 1) for n in sizes]) > MOST_ELEMENTS >> 10:
+    if not 0 < math.prod(sizes) <= _MOST_OF_ONE and math.prod([max(n, 1) for n in sizes]) > _MOST_OF_ONE:
         raise ValueError(f"{name}: a result of shape {sizes} is larger than the address space")
 
 
@@ -210,7 +209,7 @@ def integers(name: str, x: Any, other: Array | None = None, beside: str = "x") -
         together(name, x, other, beside)
     if x.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integer ids, got {x.dtype}")
-    return x.astype(np.int64, copy=False)
+    return x if x.dtype == np.int64 else x.astype(np.int64)
 
 
 def counts(name: str, x: Any) -> np.ndarray:

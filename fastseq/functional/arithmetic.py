@@ -26,6 +26,8 @@ def _operands(a: Any, b: Any) -> tuple[Any, Any]:
         _check.together("b", y, x, "a")
     if x.dtype != y.dtype:
         raise TypeError(f"b: expected {x.dtype}, got {y.dtype}; nothing is converted here (a Python number takes any dtype)")
+    if x.shape == y.shape:
+        return x, y
     try:
         np.broadcast_shapes(x.shape, y.shape)
     except ValueError:

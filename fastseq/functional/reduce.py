@@ -6,7 +6,7 @@ import builtins
 import math
 
 from fastseq.autograd import Array, ArrayOrTensor, Tensor, result
-from fastseq.backends import namespace
+from fastseq.backends import backend_of, namespace
 from fastseq.functional import _check
 
 Axes = int | tuple[int, ...] | None
@@ -56,9 +56,8 @@ def sum(x: ArrayOrTensor, axis: Axes = None, keepdims: bool = False) -> ArrayOrT
     """
     values = _check.array("x", x)
     axes = _axes(axis, values.ndim)
-    kept = _kept(values.shape, axes)
     y = values.sum(axis=axes, keepdims=keepdims)
-    return result(y, (x,), lambda dy: (namespace(dy).broadcast_to(dy.reshape(kept), values.shape),), "sum")
+    return result(y, (x,), lambda dy: (backend_of(values).sum_backward(dy, values.shape, axes, count=1),), "sum")
 
 
 def mean(x: ArrayOrTensor, axis: Axes = None, keepdims: bool = False) -> ArrayOrTensor:
@@ -73,10 +72,9 @@ def mean(x: ArrayOrTensor, axis: Axes = None, keepdims: bool = False) -> ArrayOr
     """
     values = _check.array("x", x)
     axes = _axes(axis, values.ndim)
-    kept = _kept(values.shape, axes)
-    count = math.prod(values.shape[k] for k in axes)
+    count = builtins.max(math.prod(values.shape[k] for k in axes), 1)
     y = values.mean(axis=axes, keepdims=keepdims)
-    return result(y, (x,), lambda dy: (namespace(dy).broadcast_to(dy.reshape(kept) / builtins.max(count, 1), values.shape),), "mean")
+    return result(y, (x,), lambda dy: (backend_of(values).sum_backward(dy, values.shape, axes, count=count),), "mean")
 
 
 def max(x: ArrayOrTensor, axis: Axes = None, keepdims: bool = False) -> ArrayOrTensor:

@@ -170,8 +170,15 @@ class LearnedPositionalEncoding(_Positions):
         offset: an integer, or (B,) of them, such as a `KeyValueCache`'s `lengths`.
         """
         x = self._door(x, self.d_model)
-        at = placed(_inside(self._at(x.shape, offset), self.max_length), self.weight.data)
-        return self.dropout(functional.add(x, functional.embedding(at, self.weight if isinstance(x, Tensor) else self.weight.data)))
+        at = _inside(self._at(x.shape, offset), self.max_length)
+        weight: Any = self.weight if isinstance(x, Tensor) else self.weight.data
+        T = x.shape[1 if self.batch_first and len(x.shape) == 3 else 0]
+        if at.size == T > 0:  # neighbours in the table: nothing has to be looked up, nor on a GPU looked at
+            first = int(at.flat[0])
+            rows = weight[first : first + T].reshape((*at.shape, self.d_model))
+        else:
+            rows = functional.embedding(placed(at, self.weight.data), weight)
+        return self.dropout(functional.add(x, rows))
 
     def extra_repr(self) -> str:
         """Sizes, and the options that are not the default."""

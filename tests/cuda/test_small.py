@@ -182,6 +182,14 @@ def test_cross_entropy_in_any_layout(layout, dtype, rng):
     check("cross_entropy_backward", lse, logits, targets, rng.standard_normal(6).astype(dtype), layout=layout, terms=20, **options)
 
 
+@pytest.mark.parametrize("axes", [(), (0,), (1,), (2,), (1, 0), (1, 2), (2, 0), (0, 1, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 5, 7), (2, 1, 600), (3, 0, 2)], ids=str)
+def test_sum_backward(shape, axes, dtype, rng):
+    dy = rng.standard_normal([n for k, n in enumerate(shape) if k not in axes]).astype(dtype)
+    for count in (1, 3):
+        check("sum_backward", dy, shape, axes, count=count)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("n", [0, 1, 7, 1500])
 def test_mean_loss(n, layout, dtype, rng):

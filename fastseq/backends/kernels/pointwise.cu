@@ -1,4 +1,4 @@
-// pointwise.cu - y = f(x), dx = dy f'(x), and y = f(y + bias) on what a product has left.
+// pointwise.cu - y = f(x), dx = dy f'(x), y = f(y + bias) on what a product has left, and a sum's gradient.
 //
 // Bound by bytes: 8 an element forward, 12 backward, in double twice that. A thread has the elements of one access, so that enough of them
 // are under way, and asks once which function it is. The accurate functions of CUDA: at most 2 ulp in float, but for erfc's tails.
@@ -31,6 +31,20 @@ extern "C" __global__ void pointwise_backward(REAL *dx, const REAL *saved, const
     FOR_FUNCTION(function, EACH)
 #undef EACH
     store_at(dx, d, i, n, whole);
+}
+
+// dx = dy / count, where dx is (.., summed, inner), n elements in all, and dy (.., inner).
+extern "C" __global__ void sum_backward(REAL *dx, const REAL *dy, long long n, long long summed, long long inner, REAL count) {
+    const long long i = LANES * ((long long)blockIdx.x * blockDim.x + threadIdx.x), group = summed * inner;
+    if (i >= n) return;
+    REAL v[LANES];
+#pragma unroll
+    for (int l = 0; l < LANES; l++) {
+        const long long at = i + l < n ? i + l : n - 1;
+        const long long outer = group == n ? 0 : at / group;  // a division takes longer than an access
+        v[l] = dy[inner == 1 ? outer : outer * inner + at % inner] / count;
+    }
+    store_at(dx, v, i, n, on_lanes(dx));
 }
 
 // y (M, N) in place; bias (N) may be null. A thread keeps its columns' bias for all of its rows.
