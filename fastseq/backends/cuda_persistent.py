@@ -27,8 +27,8 @@ _STATE = 58  # registers for addresses, states and what is loaded early, beside 
 # The model by which cuts are compared, of an H100: bytes per ns from L2 to a multiprocessor, operations of 2 flop per ns and multiprocessor
 # by mma, bytes per ns of shared memory, ns of one thread's cell.
 _L2, _MMA, _SHARED, _CELL = 43, 2000, 200, 100
-_EXCHANGE, _BLOCK, _ROUND = 600, 15, 1500  # ns for h to reach other blocks, for one more of them, for one trip more to L2
-_LOOK_FIRST = 8192  # bytes of h that a block may load in vain
+_EXCHANGE, _BLOCK, _PART = 600, 15, 150  # ns for h to reach other blocks, for one more of them, for a partial dh of one more
+_LOOK_FIRST = 6144  # bytes of h that a block may load in vain
 _AT_ONCE = 8  # partial dh that a thread loads together
 
 
@@ -121,7 +121,9 @@ def forward_cuts(cell: str, H: int, B: int, split: int, multiprocessors: int, sh
             yield Forward(rows, shares, sides, steps, tiles, batch, int(exchanged > _LOOK_FIRST), groups, unit_blocks, units, needed, cost)
 
 
-def backward_cuts(cell: str, H: int, B: int, split: int, multiprocessors: int, shared: int) -> Iterator[Backward]:
+def backward_cuts(
+    cell: str, H: int, B: int, split: int, multiprocessors: int, shared: int, most_registers: int = _REGISTERS
+) -> Iterator[Backward]:
     """All that fit a GPU."""
     gates = _GATES[cell]
     for rows, units, tiles, warps in itertools.product(_ROWS, (32, 64, 128), (2, 4, 8), (4, 8)):
@@ -135,12 +137,11 @@ def backward_cuts(cell: str, H: int, B: int, split: int, multiprocessors: int, s
         alone, turned = unit_blocks * column_blocks == 1, rows <= 8
         if alone:
             needed += rows * (columns + 4) * 4
-        if registers > _REGISTERS or groups * unit_blocks * column_blocks > multiprocessors or needed > shared:
+        if registers > most_registers or groups * unit_blocks * column_blocks > multiprocessors or needed > shared:
             continue
         products = warps * tiles // (2 if turned else 1) * K // 16 * m_tiles * (3 if split == 2 else 1) * 2048
         exchanged = rows * units * 28 + (0 if alone else rows * H * 4 + rows * columns * 4)
-        rounds = _ceil(unit_blocks, _AT_ONCE)
-        cost = exchanged / _L2 + (0 if alone else _ROUND * rounds + _BLOCK * unit_blocks) + products / _MMA + warps * m_tiles * 16 * K * 2 * split / _SHARED + cells * 4 * _CELL
+        cost = exchanged / _L2 + (0 if alone else _EXCHANGE + _PART * unit_blocks * cells) + products / _MMA + warps * m_tiles * 16 * K * 2 * split / _SHARED + cells * 4 * _CELL
         yield Backward(rows, units, warps, tiles, min(unit_blocks, _AT_ONCE), groups, unit_blocks, column_blocks, needed, cost)
 
 
@@ -248,8 +249,10 @@ def forward(
     y, h_n, c_n = cupy.empty((T, B, H), np.float32), cupy.empty((B, H), np.float32), cupy.empty((B, H), np.float32) if lstm else None
     gates = cupy.empty((T, B, 4, H), np.float32) if training else None
     cells = cupy.empty((T, B, H), np.float32) if training and lstm else None
-    exchange = cupy.empty(T * B * split * cut.unit_blocks * cut.units // 2, np.uint32)
-    exchange.data.memset_async(0xFF, exchange.nbytes)
+    exchange = None
+    if cut.unit_blocks > 1:
+        exchange = cupy.empty(T * B * split * cut.unit_blocks * cut.units // 2, np.uint32)
+        exchange.data.memset_async(0xFF, exchange.nbytes)
     arguments = (
         xp, w_hh, *(b or (None, None)), h_0, c_0, lengths, reset, exchange, y, h_n, c_n, gates, cells,
         T, B, H, cut.unit_blocks, int(reverse),
@@ -285,8 +288,10 @@ def backward(
     dgates = cupy.empty((T, B, _GATES[cell] * H), np.float32)
     dgates_h = dgates if lstm else cupy.empty_like(dgates)
     dh_0, dc_0 = cupy.empty((B, H), np.float32), cupy.empty((B, H), np.float32) if lstm else None
-    partial = cupy.empty(_RING * cut.unit_blocks * B * cut.column_blocks * cut.columns, np.uint32)
-    partial.data.memset_async(0, partial.nbytes)
+    partial = None
+    if cut.unit_blocks * cut.column_blocks > 1:
+        partial = cupy.empty(_RING * cut.unit_blocks * B * cut.column_blocks * cut.columns, np.uint32)
+        partial.data.memset_async(0, partial.nbytes)
     arguments = (
         saved.gates, saved.cells, saved.y, saved.h_0, saved.c_0, w_hh, saved.lengths, saved.reset, dy, dh_n, dc_n, partial,
         dgates, dgates_h, dh_0, dc_0, T, B, H, cut.unit_blocks, cut.column_blocks, int(saved.reverse),
