@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from fastseq.backends.attention import AttentionOptions
 from fastseq.backends.reference_philox import philox
 
 Array = Any
+_Layout = tuple[tuple[int, ...], tuple[int, ...], int]  # shape, strides, the address modulo 16
 
 #: Rows of an array that a kernel counts in an int, sums of two of them included.
 _MOST_ROWS = 2**30
@@ -92,24 +94,36 @@ def like(x: Array, columns: int) -> Array:
 
 def call_of(arrays: tuple[Array, ...], mask: Array | None, key_lengths: Array | None, options: AttentionOptions) -> Call:
     """The call with q, k, v, y and, backwards, dy, dq, dk and dv, whose rows are neighbours."""
-    q, v = arrays[0], arrays[2]
-    (B, heads, Tq, D), (kv_heads, Tk, Dv) = q.shape, v.shape[1:]
-    if max(Tq, Tk, B * heads, B * heads * Tq // 2) >= _MOST_ROWS:
-        raise ValueError(f"q, k: expected fewer than {_MOST_ROWS} keys and {2 * _MOST_ROWS} rows of q, got q of shape {q.shape} and {Tk} keys")
-    dtype, size, p = q.dtype, q.itemsize, options.dropout
-    kind, strides = 0, [0, 0, 0, 0]
+    layouts = tuple([(x.shape, x.strides, x.data.ptr & 15) for x in arrays])
+    if mask is None and key_lengths is None and options.dropout == 0:
+        return _plain_call(layouts, arrays[0].dtype, options)
     if mask is not None:
         mask = cupy.asarray(mask)
         if any(stride % mask.itemsize for stride in mask.strides):
             mask = cupy.array(mask, order="C")
+    lengths = None if key_lengths is None else cupy.ascontiguousarray(cupy.asarray(key_lengths, dtype=np.int64))
+    return _call(layouts, arrays[0].dtype, options, mask, lengths)
+
+
+@functools.lru_cache(1 << 10)
+def _plain_call(layouts: tuple[_Layout, ...], dtype: Any, options: AttentionOptions) -> Call:
+    """Kept, because a program attends in the same shapes in every step."""
+    return _call(layouts, dtype, options, None, None)
+
+
+def _call(layouts: tuple[_Layout, ...], dtype: Any, options: AttentionOptions, mask: Array | None, lengths: Array | None) -> Call:
+    (B, heads, Tq, D), (kv_heads, Tk, Dv) = layouts[0][0], layouts[2][0][1:]
+    if max(Tq, Tk, B * heads, B * heads * Tq // 2) >= _MOST_ROWS:
+        raise ValueError(f"q, k: expected fewer than {_MOST_ROWS} keys and {2 * _MOST_ROWS} rows of q, got q of shape {layouts[0][0]} and {Tk} keys")
+    size, p = dtype.itemsize, options.dropout
+    kind, strides = 0, [0, 0, 0, 0]
+    if mask is not None:
         kind = 1 if mask.dtype == bool else 2
         strides = [stride // mask.itemsize if n > 1 else 0 for n, stride in zip(mask.shape, mask.strides, strict=True)]
-    lengths = None if key_lengths is None else cupy.ascontiguousarray(cupy.asarray(key_lengths, dtype=np.int64))
     rows, wide = [0] * (3 * _ARRAYS), 0
-    for n, x in enumerate(arrays):
-        b, h, t, _ = x.strides
+    for n, (shape, (b, h, t, _), place) in enumerate(layouts):
         rows[3 * n : 3 * n + 3] = b // size, h // size, t // size
-        wide |= ((b | h | t | x.data.ptr | x.shape[3] * size) & 15 == 0) << n
+        wide |= ((b | h | t | place | shape[3] * size) & 15 == 0) << n
     packed = _PROBLEMS[dtype].pack(
         0 if mask is None else mask.data.ptr,
         0 if lengths is None else lengths.data.ptr,
