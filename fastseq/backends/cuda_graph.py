@@ -38,7 +38,8 @@ class Loop:
                 self._record(step, steps)
             except (RuntimeError, MemoryError) as error:  # of CuPy, CUDA or cuBLAS
                 self.failure = str(error)  # the error itself would hold its caller's arrays
-                warnings.warn(f"cuda: a loop could not be recorded as a graph and is launched kernel by kernel: {error}", RuntimeWarning, stacklevel=2)
+                message = f"cuda: a loop could not be recorded as a graph and is launched kernel by kernel: {error}"
+                warnings.warn(message, RuntimeWarning, stacklevel=2)
         if self._graphs is None:
             launch(step, steps)
             return

@@ -62,7 +62,8 @@ def _refuse(call: Call, error: Exception) -> None:
     with _lock:
         _refused[_place(call)] = str(error)
     cell, (_, _, H) = call.packed.cell, call.packed.sizes
-    warnings.warn(f"cuda: no cooperative launch for {cell}, H {H}, B {call.x.shape[1]}: step by step from now on; {error}", RuntimeWarning, stacklevel=4)
+    message = f"cuda: no cooperative launch for {cell}, H {H}, B {call.x.shape[1]}: step by step from now on; {error}"
+    warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
 def forward(

@@ -79,7 +79,8 @@ class RecurrentStream:
         if out is not None and not isinstance(out, cupy.ndarray):
             raise TypeError(f"out: expected a {self.dtype} CuPy array {shape} in C order, got {type(out).__name__}")
         if out is not None and (out.dtype != self.dtype or out.shape != shape or not out.flags.c_contiguous):
-            raise ValueError(f"out: expected a {self.dtype} CuPy array {shape} in C order, got {out.dtype} {out.shape} with strides {out.strides}")
+            came = f"{out.dtype} {out.shape} with strides {out.strides}"
+            raise ValueError(f"out: expected a {self.dtype} CuPy array {shape} in C order, got {came}")
         self._x[0] = x
         self._loops.setdefault(precision(), Loop()).run(self._launch, range(1))
         y = cupy.empty(shape, self.dtype) if out is None else out
