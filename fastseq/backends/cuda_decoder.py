@@ -94,7 +94,7 @@ class _Loop:
     def whole(self, steps: range, arguments: tuple[Any, ...], phases: int) -> None:
         """These phases of all steps, by one launch."""
         function, shared = kernel(self.file, self.name, cooperative=True, **self.macros), self.item * self.layout.reals
-        blocks = min(self.layout.tasks, properties().multiprocessors * function.blocks_per_multiprocessor(THREADS, shared))
+        blocks = min(self.layout.tasks, properties().multiprocessors)
         places = self.layout.stage, self.layout.keep_at, self.layout.hold_first, self.layout.hold_second
         function(blocks, THREADS, (*arguments, *places, steps[0], steps[-1], phases, cupy.zeros(1, np.uint32)), shared)
 
@@ -149,9 +149,8 @@ def attention_decoder_forward(
         if w.u is not None:
             near = cupy.empty((B, S, A), dtype), cupy.empty((B, S), np.uint8)
             kernel(loop.file, "decoder_near", **loop.macros)(-(-B * S // _WARPS), THREADS, (*near, keys, w.u, B * S, A))
-        h_start, c_start = _started(start, (B, H), dtype, lstm)
         results = both, cells, gates, queries, weights, cupy.empty((B, S), dtype)
-        inputs = x_sums, *near, keys, memory, w.u, w.w_ih, w.w_hh, w.b_ih, w.b_hh, w.w_query, h_start, c_start
+        inputs = x_sums, *near, keys, memory, w.u, w.w_ih, w.w_hh, w.b_ih, w.b_hh, w.w_query, *start
         loop(range(T), (*results, *inputs, *on, *sizes), dtype.type(scale))
         h, c = both[-1, :, :H].copy(), None if cells is None else cells[-1].copy()
     else:
@@ -165,12 +164,6 @@ def attention_decoder_forward(
     of_call = Packed(packed.cell, w)
     return outputs, h, c, weights, _Cache(
         sizes, of_call, x, keys, near, memory, start[0], start[1], scale, on, outputs, both, cells, gates, queries, weights)  # fmt: skip
-
-
-def _started(start: list[Array | None], shape: tuple[int, int], dtype: Any, lstm: bool) -> tuple[Array, Array | None]:
-    """h and c before the first step; zeros where not given."""
-    h, c = (cupy.zeros(shape, dtype) if a is None else a for a in start)
-    return h, c if lstm else None
 
 
 # ---------------------------------------------------------------- backward
@@ -193,10 +186,9 @@ def attention_decoder_backward(
     dboth = gemm(dsum, w.w_out)
     dsums, dqueries, dscores = cupy.empty((N, 4 * H), dtype), cupy.empty((N, A), dtype), cupy.empty((B, T, S), dtype)
     dh, direct, dh_0 = (cupy.empty((B, H), dtype) for _ in range(3))
-    h_start, c_start = _started([cache.h_0, cache.c_0], (B, H), dtype, lstm)
     found = dboth, dsums, dqueries, dscores, cupy.empty((B, S), dtype), dh, direct, dc, dh_0
     saved = cache.both, cache.cells, cache.gates, cache.queries, cache.weights, *cache.near, cache.keys, cache.memory
-    arguments = *found, dh_n, dweights, *saved, w.u, w.w_ih, w.w_hh, w.w_query, h_start, c_start, *cache.lengths, *cache.sizes
+    arguments = *found, dh_n, dweights, *saved, w.u, w.w_ih, w.w_hh, w.w_query, cache.h_0, cache.c_0, *cache.lengths, *cache.sizes
     loop(range(T - 1, -2, -1), arguments, dtype.type(cache.scale))
     dmemory = gemm(cache.weights.transpose(1, 2, 0), dboth.reshape(T, B, H + M)[:, :, H:].transpose(1, 0, 2))
     dkeys = du = None

@@ -169,6 +169,10 @@ def additive_attention_backward(
     return grads
 
 
+#: Sizes whose product is at most this need no closer look.
+_SMALL = 2**40
+
+
 class _Problem(NamedTuple):
     """A checked call."""
 
@@ -190,7 +194,9 @@ def _problem(q: Any, k: Any, v: Any, u: Any, attn_mask: Any, key_lengths: Any) -
     _check.shape("u", weight, (D,))
     mask, mask_shape = (None, ()) if attn_mask is None else _mask(attn_mask, x, (B, Tq, Tk))
     lengths = None if key_lengths is None else placed(_lengths(key_lengths, (B,), Tk), x)
-    _check.size("q, k", B, Tq, Tk)
-    _check.size("q, v", B, Tq, values.shape[2])
-    _check.size("k, v", B, Tk, max(keys.shape[2], values.shape[2]))
+    Dv = values.shape[2]
+    if (B + 1) * (Tq + 1) * (Tk + 1) * (D + Dv + 1) > _SMALL:  # else no product of three of them is too large
+        _check.size("q, k", B, Tq, Tk)
+        _check.size("q, v", B, Tq, Dv)
+        _check.size("k, v", B, Tk, max(D, Dv))
     return _Problem(backend_of(x, keys, values, weight), (x, keys, values, weight), None if mask is None else mask[0], mask_shape, lengths)

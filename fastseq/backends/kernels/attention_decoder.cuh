@@ -54,7 +54,8 @@ __device__ __forceinline__ void grid_barrier(unsigned *counter, unsigned &passed
 
 // ---------------------------------------------------------------- products
 
-// A part of the sum over k of x[row, k] w: rows x_row apart; the weight of column n lies at w[n w_row + k], or, `by_k`, at w[k w_row + n].
+// A part of the sum over k of x[row, k] w: rows x_row apart, zeros where x is null; the weight of column n lies at w[n w_row + k], or, `by_k`,
+// at w[k w_row + n].
 struct Segment {
     const REAL *x;
     long long x_row;
@@ -98,7 +99,7 @@ __device__ __forceinline__ void product(REAL (&sum)[ROWS][COLUMNS], REAL *base, 
     const Segment s = warp < share ? segments[0] : segments[1];
     const int x_stage = warp * stage, w_stage = x_stage + TASK_ROWS * LINE, kept = held.at + (warp < share ? 0 : round_up(segments[0].K, CHUNK));
     const bool is_held = held.at >= 0;
-    const int chunks = (s.K + CHUNK - 1) / CHUNK;
+    const int chunks = (s.K + CHUNK - 1) / CHUNK, rows_there = s.x ? rows : 0;
     const bool whole_x = ((unsigned long long)s.x & 15) == 0 && s.x_row % 4 == 0 && s.K % 4 == 0;
     const bool on_w = ((unsigned long long)s.w & 15) == 0 && s.w_row % 4 == 0;
     const bool whole_w = on_w && (by_k ? column(0) % 4 == 0 && columns % 4 == 0 : s.K % 4 == 0);
@@ -108,7 +109,7 @@ __device__ __forceinline__ void product(REAL (&sum)[ROWS][COLUMNS], REAL *base, 
 #pragma unroll
         for (int i = 0; i < X_LOADS; i++) {
             const int at = lane + 32 * i, row = at / QUADS;
-            x_next[i] = load_four_cg(s.x + row * s.x_row, k0 + at % QUADS * 4, row < rows ? s.K : 0, whole_x);
+            x_next[i] = load_four_cg(s.x + row * s.x_row, k0 + at % QUADS * 4, row < rows_there ? s.K : 0, whole_x);
         }
         if (is_held) return;
 #pragma unroll

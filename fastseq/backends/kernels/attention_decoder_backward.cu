@@ -36,7 +36,7 @@ __device__ __forceinline__ void cell_backward(const Call &c, int t, int b, int u
     const REAL *saved = c.gates + place * 4 * H + u;
     if (GATES == 4) {
         const REAL i = saved[0], f = saved[H], g = saved[2 * H], o = saved[3 * H], now = real_tanh(c.cells[place * H + u]);
-        const REAL before = t ? c.cells[(place - c.B) * H + u] : c.c_0[at], dc = c.dc[at] + dh * o * (1 - now * now);
+        const REAL before = t ? c.cells[(place - c.B) * H + u] : c.c_0 ? c.c_0[at] : 0, dc = c.dc[at] + dh * o * (1 - now * now);
         c.dc[at] = dc * f;
         c.direct[at] = 0;
         dsums[0] = dc * g * i * (1 - i);
@@ -45,7 +45,7 @@ __device__ __forceinline__ void cell_backward(const Call &c, int t, int b, int u
         dsums[3 * H] = dh * now * o * (1 - o);
     } else { // r, z, the input's part of n and the state's
         const REAL r = saved[0], z = saved[H], n = saved[2 * H], q = saved[3 * H];
-        const REAL before = t ? c.both[(place - c.B) * (H + c.M) + u] : c.h_0[at], dn = dh * (1 - z) * (1 - n * n);
+        const REAL before = t ? c.both[(place - c.B) * (H + c.M) + u] : c.h_0 ? c.h_0[at] : 0, dn = dh * (1 - z) * (1 - n * n);
         c.direct[at] = dh * z;
         dsums[0] = dn * q * r * (1 - r);
         dsums[H] = dh * (before - n) * z * (1 - z);

@@ -16,15 +16,16 @@ struct Call {
     REAL *weights, *raw; // (T, B, S), and scores (B, S) on their way from block to block
     const REAL *x_sums, *near_keys, *keys, *memory, *u; // (T, B, G H), exponentials (B, S, A), (B, S, A), (B, S, M), (A)
     const unsigned char *far_keys; // (B, S)
-    const REAL *w_ih, *w_hh, *b_ih, *b_hh, *w_query, *h_0, *c_0;
+    const REAL *w_ih, *w_hh, *b_ih, *b_hh, *w_query, *h_0, *c_0; // h_0, c_0: (B, H), or null for zeros
     const long long *lengths, *memory_lengths;
     int T, B, S, I, H, M, A, scores_in_shared, parts, stage, hold_query, hold_cell; // the last three: product
     REAL scale;
 };
 
+// s_{t-1} of row b, null for zeros.
 __device__ __forceinline__ const REAL *state_before(const Call &c, int t, int b, long long &apart) {
     apart = t ? c.H + c.M : c.H;
-    return t ? c.both + ((long long)(t - 1) * c.B + b) * apart : c.h_0 + (long long)b * apart;
+    return t ? c.both + ((long long)(t - 1) * c.B + b) * apart : c.h_0 ? c.h_0 + (long long)b * apart : nullptr;
 }
 
 __device__ __forceinline__ bool alive(const Call &c, int t, int b) { return !c.lengths || t < c.lengths[b]; }
@@ -152,7 +153,7 @@ __device__ __forceinline__ void scores_phase(const Call &c, const Kept *kept, in
     if (thread == 0) *r.far = 0;
     __syncthreads();
     for (int d = thread; d < round_up(c.A, 4); d += THREADS) {
-        const REAL q = d < c.A ? load_cg(query + d) : 0;
+        const REAL q = query && d < c.A ? load_cg(query + d) : 0;
         if (c.u && !(fabs(q) <= additive_range(q))) *r.far = 1;
         r.vector[d] = c.u ? additive_exp(q) : q;
     }
@@ -215,8 +216,8 @@ __device__ __forceinline__ void cell_phase(const Call &c, int t, unsigned char *
             const int row = at / TASK_UNITS, unit = at % TASK_UNITS, u = u0 + unit, b = b0 + row;
             if (unit >= units) continue;
             const long long place = now + row;
-            const REAL h_before = load_cg(state + row * apart + u);
-            const REAL c_before = !c.cells ? 0 : t ? c.cells[(place - c.B) * H + u] : c.c_0[(long long)b * H + u];
+            const REAL h_before = state ? load_cg(state + row * apart + u) : 0;
+            const REAL c_before = !c.cells ? 0 : t ? c.cells[(place - c.B) * H + u] : c.c_0 ? c.c_0[(long long)b * H + u] : 0;
             REAL h = h_before, cell = c_before;
             if (alive(c, t, b)) {
                 const REAL *x = c.x_sums + place * GATES * H + u;
