@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastseq.autograd import Array, Tensor
-from fastseq.backends import foreign, is_gpu, to_cpu
+from fastseq.backends import backend_of, foreign, is_gpu, to_cpu
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 #: Most elements of one result or cache: the bytes of an array must fit a signed machine word.
@@ -24,8 +24,8 @@ _WEAK = (float, int, bool)
 
 
 def data(x: Any) -> Any:
-    """The array of a Tensor; anything else as it is."""
-    return x.data if isinstance(x, Tensor) else x
+    """The array of a Tensor, or of ids that were looked at; anything else as it is."""
+    return x.data if isinstance(x, Tensor) else x.ids if type(x) is Inside else x
 
 
 def wants(x: Any) -> bool:
@@ -232,6 +232,25 @@ def ids_inside(name: str, ids: Array, limit: int, backend: Any, original: Any, i
     if outside.any():
         found = int(data(original).reshape(-1)[int(outside.argmax())])
         raise IndexError(f"{name}: {found} is outside the vocabulary of {limit}")
+
+
+class Inside(NamedTuple):
+    """Ids that `looked_at` found inside [0, limit), where a loss takes targets."""
+
+    ids: Array
+    limit: int
+
+
+def looked_at(name: str, ids: Array, limit: int, ignore: int) -> Inside:
+    """The ids, once `ids_inside` has let them through: a model looks before it begins, for on a GPU a look waits for what was begun."""
+    found = integers(name, ids).copy()  # of which nobody changes an element any more
+    ids_inside(name, found, limit, backend_of(found), ids, ignore=ignore)
+    return Inside(found, limit)
+
+
+def not_looked_at(ids: Any, limit: int) -> bool:
+    """Whether `ids_inside` has still to look at these."""
+    return type(ids) is not Inside or ids.limit != limit
 
 
 def probability(name: str, p: Any) -> float:

@@ -52,12 +52,14 @@ def cross_entropy(
     """
     values = _check.floats("logits", logits)
     _check.shape("logits", values, ("N", "V"))
-    ids = _check.integers("targets", targets, values, "logits").copy()  # backward trusts them
+    ids = _check.integers("targets", targets, values, "logits")
     _check.shape("targets", ids, (len(values),))
     _check.reduction(reduction)
     label_smoothing = _check.probability("label_smoothing", label_smoothing)
     backend = backend_of(values, ids)
-    _check.ids_inside("targets", ids, values.shape[1], backend, targets, ignore=ignore_index)
+    if _check.not_looked_at(targets, values.shape[1]):
+        ids = ids.copy()  # backward trusts them
+        _check.ids_inside("targets", ids, values.shape[1], backend, targets, ignore=ignore_index)
     ignore_index = _check.integer("ignore_index", ignore_index, -(2**63), 2**63)
     options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
     losses, lse = backend.cross_entropy_forward(values, ids, **options)

@@ -154,10 +154,12 @@ def _forward(
     b = None if bias is None else _check.like("bias", bias, values)
     if b is not None:
         _check.shape("bias", b, w.shape[:1])
-    ids = _check.integers("targets", targets, values).copy()  # backward trusts them
+    ids = _check.integers("targets", targets, values)
     _check.shape("targets", ids, values.shape[:1])
     backend = backend_of(values, ids)
-    _check.ids_inside("targets", ids, len(w), backend, targets, ignore=ignore_index)
+    if _check.not_looked_at(targets, len(w)):
+        ids = ids.copy()  # backward trusts them
+        _check.ids_inside("targets", ids, len(w), backend, targets, ignore=ignore_index)
     options = {
         "ignore_index": _check.integer("ignore_index", ignore_index, -(2**63), 2**63),
         "label_smoothing": _check.probability("label_smoothing", label_smoothing),

@@ -179,13 +179,15 @@ class LanguageModel(Module):
         """
         carried = isinstance(state, CarriedState)
         before = state.placed(self.head.weight.data) if carried else state
+        asked = brought(targets, self.head.weight, "targets").reshape(-1)
+        looked_at = _check.looked_at("targets", asked, len(self.vocabulary), ignore=-100)
         y, after = self.states(Tensor(brought(inputs, self.head.weight, "inputs")), before)
         if carried:
             state.value = after
-        flat, targets = y.reshape(-1, y.shape[2]), brought(targets, self.head.weight, "targets").reshape(-1)
-        if len(targets) * len(self.vocabulary) <= _KEPT_LOGITS:
-            return functional.cross_entropy(self.head(flat), targets)
-        return functional.linear_cross_entropy(flat, self.head.weight, self.head.bias, targets)
+        flat = y.reshape(-1, y.shape[2])
+        if len(asked) * len(self.vocabulary) <= _KEPT_LOGITS:
+            return functional.cross_entropy(self.head(flat), looked_at)
+        return functional.linear_cross_entropy(flat, self.head.weight, self.head.bias, looked_at)
 
     def states(self, ids: Any, state: Any = None) -> tuple[Any, Any]:
         """What stands before the head (T, B, width), and the state: `forward` without the head, for fine-tuning to other tasks."""
