@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -75,6 +76,8 @@ def _batches(a: Array, b: Array) -> Array:
 
 def _operand(x: Array) -> Array:
     """x with elements next to each other along one of its last two axes, as cuBLAS needs them; itself where they are."""
+    if x.flags.c_contiguous:
+        return x
     (down, along), (rows, columns) = x.strides[-2:], x.shape[-2:]
     itemsize = x.itemsize
     if (along == itemsize or columns == 1) and (down >= columns * itemsize or rows == 1):
@@ -93,12 +96,17 @@ def _epilogue(y: Array, bias: Array | None, function: int) -> None:
     """y = f(y + bias) in place, over the last axis."""
     N = y.shape[-1]
     M = y.size // N
-    lanes = 16 // y.itemsize
+    arguments = (y, None if bias is None else aligned(bias), int64(M), N, function)
+    kernel("pointwise.cu", "epilogue", **macros_of(y.dtype))(*_epilogue_blocks(M, N, y.itemsize), arguments)
+
+
+@functools.lru_cache(1 << 10)
+def _epilogue_blocks(M: int, N: int, itemsize: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Grid and block: threads along the columns as far as there are any, the others along the rows."""
+    lanes = 16 // itemsize
     across = min(THREADS, 1 << (-(-N // lanes) - 1).bit_length())
     down = THREADS // across
-    grid = -(-N // (across * lanes)), min(-(-M // down), _DOWN)
-    arguments = (y, None if bias is None else aligned(bias), int64(M), N, function)
-    kernel("pointwise.cu", "epilogue", **macros_of(y.dtype))(grid, (across, down), arguments)
+    return (-(-N // (across * lanes)), min(-(-M // down), _DOWN)), (across, down)
 
 
 # ---------------------------------------------------------------- sums of columns

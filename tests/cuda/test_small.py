@@ -114,8 +114,8 @@ def test_dropout_has_the_masks_of_the_cpu(n, dtype, rng):
 
 # Of a warp, of blocks, and of more than registers hold; with and without accesses of 16 bytes. Each length is a compilation.
 ROWS = [
-    *((shape, np.float32) for shape in ((3, 1), (9, 20), (5, 67), (2, 1030), (1, 5000), (2, 16390), (2, 20000), (0, 5), (3, 0))),
-    *((shape, np.float64) for shape in ((9, 20), (5, 67), (1, 5000), (2, 16390), (0, 5), (3, 0))),
+    *((shape, np.float32) for shape in ((3, 1), (9, 20), (5, 67), (2, 1030), (1, 5000), (2, 16390), (0, 5), (3, 0))),
+    *((shape, np.float64) for shape in ((9, 20), (5, 67), (2, 16390), (0, 5), (3, 0))),
 ]
 
 
@@ -161,7 +161,7 @@ def test_softmax_and_its_loss_with_infinite_logits(V, dtype):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
-@pytest.mark.parametrize("shape", [(9, 20), (70, 67), (2, 5000), (2, 16390), (0, 5)], ids=str)
+@pytest.mark.parametrize("shape", [(9, 20), (70, 67), (2, 16390), (0, 5)], ids=str)
 def test_cross_entropy(shape, smoothing, dtype, rng):
     N, V = shape
     logits, targets = (2 * rng.standard_normal(shape)).astype(dtype), rng.integers(0, V, N)

@@ -52,7 +52,7 @@ def test_ids_find_outside(n, rng):
     ("shape", "dtype"),
     [
         *((shape, np.float32) for shape in ((3, 1), (2, 9, 20), (70, 67), (2, 1030), (2, 5000), (2, 16390), (0, 5), (3, 0))),
-        *((shape, np.float64) for shape in ((2, 9, 20), (70, 67), (2, 5000), (2, 16390), (0, 5), (3, 0))),
+        *((shape, np.float64) for shape in ((2, 9, 20), (70, 67), (2, 16390), (0, 5), (3, 0))),
     ],
     ids=str,
 )
