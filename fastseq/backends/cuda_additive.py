@@ -25,8 +25,8 @@ class _Plan(NamedTuple):
     forward: Kernel
     dscores: Kernel
     backward: Kernel
-    grid: tuple[int, int]  # of the first two: tiles of queries, the batch
-    grid_backward: tuple[int, int, int]  # slices of units and of columns, the batch, planes
+    grid: tuple[int]  # of the first two: tiles of queries of each row of the batch
+    grid_backward: tuple[int, int]  # slices of units and of columns of each row, planes
     in_shared: bool  # the scores of a block
     shared: int  # bytes
     shared_backward: int
@@ -55,8 +55,8 @@ def _plan(device: int, B: int, Tq: int, Tk: int, D: int, Dv: int, dtype: Any) ->
         kernel(_FILE, "additive_forward", QUERIES_OF_THREAD=per_thread, **macros),
         kernel(_FILE, "additive_dscores", QUERIES_OF_THREAD=per_thread, **macros),
         kernel(_BACKWARD_FILE, "additive_backward", QUERIES_OF_WARP=per_warp, **macros),
-        (-(-Tq // queries), B),
-        (units + columns, B, planes),
+        (-(-Tq // queries) * B,),
+        ((units + columns) * B, planes),
         in_shared,
         item * reals + 16,
         item * _STEP * (32 * _WARPS + 32 + _WARPS * per_warp + 4) + 16,
@@ -129,8 +129,7 @@ def _all_pairs(
     lengths: Array | None, arrived: Array,
 ) -> tuple[Array, Array | None, Array]:  # fmt: skip
     """dq in place; dk, dv and du; no dv without dy."""
-    _, B, planes = plan.grid_backward
-    dtype, D = q.dtype, u.shape[0]
+    planes, B, dtype, D = plan.grid_backward[1], q.shape[0], q.dtype, u.shape[0]
     parts, du = cupy.empty((B * planes, D), dtype), cupy.empty(D, dtype)
     if planes == 1:
         dk = cupy.empty(k.shape, dtype)

@@ -45,6 +45,16 @@ __device__ __forceinline__ void far_pairs(REAL (&sum)[QT][2], const REAL *q, con
     }
 }
 
+// A block's row of the batch and its first query: blocks of a row are neighbours, which read the same keys.
+struct Place {
+    int b, first;
+};
+
+__device__ __forceinline__ Place place_of(int Tq) {
+    const int tiles = (Tq + QUERIES - 1) / QUERIES;
+    return {(int)blockIdx.x / tiles, (int)blockIdx.x % tiles * QUERIES};
+}
+
 // put(i, j, u . tanh(q_i + k_j)), or without `additive` q_i . k_j, for the block's `rows` queries and n keys, rows of D units.
 template <bool additive, class Put>
 __device__ __forceinline__ void all_pairs(const Tile &tile, const REAL *q, const REAL *k, const REAL *u, int rows, int n, int D, Put put) {
@@ -172,7 +182,8 @@ additive_forward(REAL *y, REAL *weights, const REAL *q, const REAL *k, const REA
                  int in_shared) {
     FSQ_SHARED(bytes);
     const Tile tile = tile_of(bytes);
-    const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, b = blockIdx.y, first = blockIdx.x * QUERIES;
+    const Place place = place_of(Tq);
+    const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, b = place.b, first = place.first;
     const int n = key_lengths ? (int)key_lengths[b] : Tk, rows = min(QUERIES, Tq - first);
     q += ((long long)b * Tq + first) * D, k += (long long)b * Tk * D, v += (long long)b * Tk * Dv;
     y += ((long long)b * Tq + first) * Dv;
@@ -220,10 +231,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 additive_dscores(REAL *ds, unsigned *arrived, const REAL *weights, const REAL *dweights, const REAL *dy, const REAL *v, const long long *key_lengths,
                  int Tq, int Tk, int Dv, int in_shared, int counters) {
     FSQ_SHARED(bytes);
-    if (blockIdx.x == 0 && blockIdx.y == 0)
+    if (blockIdx.x == 0)
         for (int i = threadIdx.x; i < counters; i += THREADS) arrived[i] = 0;
     const Tile tile = tile_of(bytes);
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, b = blockIdx.y, first = blockIdx.x * QUERIES;
+    const Place at = place_of(Tq);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, b = at.b, first = at.first;
     const int n = key_lengths ? (int)key_lengths[b] : Tk, rows = min(QUERIES, Tq - first);
     const long long place = (long long)b * Tq + first;
     ds += place * Tk, weights += place * Tk;

@@ -3,7 +3,7 @@
 //   dq_i = sum_j ds_ij u (1 - tanh^2),  dk_j = sum_i ds_ij u (1 - tanh^2),  du = sum_ij ds_ij tanh,  dv_j = sum_i w_ij dy_i
 //
 // tanh is computed again, once for all three. A block has 32 units of k or 32 columns of v, one for each lane, and of the queries every
-// gridDim.z-th group of WARPS QW; a warp has QW of them in registers and goes through the keys, 32 at a time in shared memory. What the warps
+// gridDim.y-th group of WARPS QW; a warp has QW of them in registers and goes through the keys, 32 at a time in shared memory. What the warps
 // have of dk is added in their order. Bound by operations: 6.5 multiply-adds and half a reciprocal for a pair and a unit, 20 units a cycle on a
 // multiprocessor, 30 us at B 32, Tq = Tk = 128, D 256 on 132 of them.
 #include "additive.cuh"
@@ -20,14 +20,14 @@ struct Shared {
 template <bool additive>
 __device__ __forceinline__ void sweep(const Shared &m, REAL *dq, REAL *dk, REAL *du, const REAL *q, const REAL *k, const REAL *u, const REAL *s,
                                       int d, int D, int n, int Tq, int Tk) {
-    const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, Z = gridDim.z;
+    const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, Z = gridDim.y;
     const REAL range = additive_range(REAL());
     const bool there = d < D;
     const REAL unit = additive && there ? u[d] : 0;
     REAL by_unit = 0;
     int turn = 0;
     if (thread == 0) *m.far_keys = 0;
-    for (int group = blockIdx.z; group * GROUP < Tq; group += Z) {
+    for (int group = blockIdx.y; group * GROUP < Tq; group += Z) {
         const int i0 = group * GROUP + warp * QW;
         REAL x[QW], by_query[QW];
         bool far = false;
@@ -102,7 +102,7 @@ __device__ __forceinline__ void sweep(const Shared &m, REAL *dq, REAL *dk, REAL 
                 for (int w = 0; w < warps; w++) sum += m.partial[(w * STEP + j) * 32 + lane];
                 if (additive) sum = sum == 0 ? 0 : 4 * unit * sum;
                 REAL *at = dk + (long long)(j0 + j) * D + d;
-                *at = group == blockIdx.z ? sum : *at + sum;
+                *at = group == blockIdx.y ? sum : *at + sum;
             }
         }
         if (additive && dq)
@@ -123,8 +123,8 @@ __device__ __forceinline__ void sweep(const Shared &m, REAL *dq, REAL *dk, REAL 
 }
 
 // The block of a slice of 32 units that comes last adds up what all of them, one for each b and z, left in `parts` of du; in their order.
-__device__ __forceinline__ void sum_of_parts(const Shared &m, REAL *du, const REAL *parts, unsigned *arrived, int d, int D) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, rows = gridDim.y * gridDim.z;
+__device__ __forceinline__ void sum_of_parts(const Shared &m, REAL *du, const REAL *parts, unsigned *arrived, int rows, int d, int D) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     __syncthreads();
     if (threadIdx.x == 0) *m.far_keys = add_acquire_release(arrived, 1) == (unsigned)rows - 1;
     __syncthreads();
@@ -139,8 +139,8 @@ __device__ __forceinline__ void sum_of_parts(const Shared &m, REAL *du, const RE
     du[d] = sum;
 }
 
-// Blocks of the grid's first axis: `slices` of 32 units, then 32 columns of v each. dk and dv have a plane for each z, `plane` apart, `parts` a
-// row of du for each b and z. dq may be null. arrived: a 0 for each slice.
+// Blocks of the grid's first axis: for each b `slices` of 32 units, then 32 columns of v each; of the second: z. dk and dv have a plane for each
+// z, `plane` apart, `parts` a row of du for each b and z. dq may be null. arrived: a 0 for each slice.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 additive_backward(REAL *dq, REAL *dk, REAL *dv, REAL *du, REAL *parts, unsigned *arrived, const REAL *q, const REAL *k, const REAL *u,
                   const REAL *ds, const REAL *weights, const REAL *dy, const long long *key_lengths, int Tq, int Tk, int D, int Dv, int slices,
@@ -151,14 +151,15 @@ additive_backward(REAL *dq, REAL *dk, REAL *dv, REAL *du, REAL *parts, unsigned 
     m.s = m.partial + WARPS * STEP * 32;
     m.exps = m.s + STEP * S_ROW;
     m.far_keys = reinterpret_cast<int *>(m.exps + STEP * 32);
-    const int lane = threadIdx.x % 32, slice = blockIdx.x, n = key_lengths ? (int)key_lengths[blockIdx.y] : Tk;
-    const long long b = blockIdx.y, pairs = b * Tq * Tk, z = blockIdx.z;
+    const int blocks = slices + (Dv + 31) / 32, lane = threadIdx.x % 32, slice = blockIdx.x % blocks;
+    const long long b = blockIdx.x / blocks, pairs = b * Tq * Tk, z = blockIdx.y;
+    const int n = key_lengths ? (int)key_lengths[b] : Tk;
     if (slice < slices) {
         const int d = slice * 32 + lane;
-        REAL *part = parts + (b * gridDim.z + z) * D;
+        REAL *part = parts + (b * gridDim.y + z) * D;
         sweep<true>(m, dq ? dq + b * Tq * D : nullptr, dk + z * plane + b * Tk * D, part, q + b * Tq * D, k + b * Tk * D, u, ds + pairs, d, D, n, Tq,
                     Tk);
-        sum_of_parts(m, du, parts, arrived + slice, d, D);
+        sum_of_parts(m, du, parts, arrived + slice, gridDim.x / blocks * gridDim.y, d, D);
     } else {
         sweep<false>(m, nullptr, dv + z * plane + b * Tk * Dv, nullptr, dy + b * Tq * Dv, nullptr, nullptr, weights + pairs,
                      (slice - slices) * 32 + lane, Dv, n, Tq, Tk);
