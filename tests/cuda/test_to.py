@@ -101,6 +101,19 @@ def test_an_optimiser_goes_on_where_its_parameters_went(make, batch, to_gpu):
     learn(moving, again, *to_gpu(batch))
 
 
+@pytest.mark.parametrize("cell", ["lstm", "transformer"])
+def test_a_language_model_waits_for_nothing_once_it_has_begun(cell, rng, emulated, monkeypatch):
+    model = fs.models.LanguageModel(7, 8, 8, cell=cell, heads=2, max_length=8, rng=0).to("cuda")
+    inputs, targets = (backends.to_gpu(rng.integers(0, 7, (3, 2))) for _ in range(2))
+    before, at_head, head = emulated.host_reads, [], type(model.head).forward
+    monkeypatch.setattr(type(model.head), "forward", lambda self, x: at_head.append(emulated.host_reads) or head(self, x))
+    model.loss(inputs, targets).backward()
+    assert at_head[-1:] == [emulated.host_reads] == [before + 2]  # ids and targets, before the first product
+    targets[1, 1] = 7
+    with pytest.raises(IndexError, match="targets: 7 is outside the vocabulary of 7"):
+        model.loss(inputs, targets)
+
+
 def test_clipping_reads_one_number(rng, emulated):
     model = Sequential(Linear(3, 5, rng=0), Tanh(), Linear(5, 2, rng=1))
     x = rng.standard_normal((4, 3)).astype(np.float32)
