@@ -12,6 +12,7 @@ import pytest
 
 _OURS = ("cupy", "cupy_backends", "cupyx")
 _BACKEND = "fastseq.backends"
+_POOLS = pytest.StashKey()
 
 
 def _real():
@@ -90,6 +91,18 @@ def pytest_report_header():
 
 def pytest_itemcollected(item):
     item.add_marker(pytest.mark.cuda)
+
+
+def pytest_collection_finish(session):
+    """NVRTC begins at once: beside the tests that come before its own."""
+    modules = {module.__name__: module for item in session.items if hasattr(module := getattr(item, "module", None), "answers")}
+    if not session.config.option.collectonly:
+        session.config.stash[_POOLS] = [module.start() for module in modules.values()]
+
+
+def pytest_sessionfinish(session):
+    for pool in session.config.stash.get(_POOLS, []):
+        pool.shutdown(cancel_futures=True)
 
 
 def pytest_runtest_setup(item):

@@ -84,17 +84,19 @@ TABLE = [
 WORK = [(line, "sm_90") for line in TABLE] + [(line, "sm_80") for line in {line[0]: line for line in reversed(TABLE)}.values()]
 
 
-@pytest.fixture(scope="module")
-def results():
-    """What NVRTC says of each line of the table, by two processes: in one it compiles one source at a time."""
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:
-        futures = [processes.submit(compiled_file, file, tuple(macros.split()), arch) for (file, macros, _), arch in WORK]
-        return dict(zip(WORK, [future.result() for future in futures], strict=True))
+answers = {}
+
+
+def start():
+    """Begins to compile: in two processes, for in one NVRTC compiles one source at a time, and beside the other tests, which take one core."""
+    pool = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
+    answers.update({(line, arch): pool.submit(compiled_file, line[0], tuple(line[1].split()), arch) for line, arch in WORK})
+    return pool
 
 
 @pytest.mark.parametrize(("line", "arch"), WORK, ids=lambda x: x if isinstance(x, str) else f"{x[0]} {x[1]}")
-def test_a_kernel_compiles_and_keeps_its_registers(results, line, arch):
-    found = results[line, arch]
+def test_a_kernel_compiles_and_keeps_its_registers(line, arch):
+    found = answers[line, arch].result()
     if isinstance(found, SyntaxError):
         raise found
     assert found
