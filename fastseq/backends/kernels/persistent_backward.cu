@@ -60,7 +60,8 @@ __device__ __forceinline__ bool of_round(uint4 v, unsigned bit) { return ((v.x ^
 __device__ __forceinline__ unsigned marked(float x, unsigned bit) { return (__float_as_uint(x) & ~1u) | bit; }
 __device__ __forceinline__ float unmarked(unsigned x) { return __uint_as_float(x & ~1u); }
 
-// What a thread's cell needs of one step beside dh: it is on its way while the products are formed and handed on.
+// What a thread's cell needs of one step beside dh. It is on its way while the products go theirs through L2; earlier, its loads would
+// stand before those of the products.
 struct Kept {
     float4 v[4], c, before, dy; // the gates, c_t, c_{t-1} (GRU: h_{t-1}), dy_t
     bool active, cut;
@@ -255,8 +256,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
                 }
             }
         }
-#pragma unroll
-        for (int i = 0; i < CELLS; i++) kept[i] = load_kept(sources, step + 1, b[i], unit[i], left[i], length[i]);
         __syncthreads(); // one per step: the next one's dgates are written elsewhere
 
 #if ALONE
@@ -312,6 +311,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
                 }
             }
         }
+#pragma unroll
+        for (int i = 0; i < CELLS; i++) kept[i] = load_kept(sources, step + 1, b[i], unit[i], left[i], length[i]);
 #if ALONE
         __syncthreads();
 #endif
