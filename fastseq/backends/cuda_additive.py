@@ -37,6 +37,11 @@ class _Plan(NamedTuple):
     of_backward: tuple[Any, ...]
 
 
+def _backward_bytes(per_warp: int, item: int) -> int:
+    """Shared memory of a block backwards."""
+    return item * _STEP * (32 * _WARPS + 32 + _WARPS * per_warp + 4) + 16
+
+
 @functools.lru_cache(256)
 def _plan(device: int, B: int, Tq: int, Tk: int, D: int, Dv: int, dtype: Any) -> _Plan:
     blocks, item, macros = 2 * properties().multiprocessors, dtype.itemsize, macros_of(dtype)
@@ -45,7 +50,7 @@ def _plan(device: int, B: int, Tq: int, Tk: int, D: int, Dv: int, dtype: Any) ->
     queries, row = 4 * per_thread, -(-Tk // 4) * 4
     in_shared = queries * row * item <= _SCORES_BYTES
     reals = (_KEYS + queries) * (_UNITS + 4) + _UNITS + _UNITS // 4 + queries * _KEYS + queries * row * in_shared
-    per_warp = 8 if Tq <= 8 * _WARPS else 16
+    per_warp = 16 if Tq > 8 * _WARPS and _backward_bytes(16, item) <= properties().shared_per_block else 8
     units, columns, groups = -(-D // 32), -(-Dv // 32), -(-Tq // (_WARPS * per_warp))
     # more blocks than there are slices of units need planes of their own for dk and dv
     planes = max(1, min(groups, -(-blocks // max(1, units * B))))
@@ -59,7 +64,7 @@ def _plan(device: int, B: int, Tq: int, Tk: int, D: int, Dv: int, dtype: Any) ->
         ((units + columns) * B, planes),
         in_shared,
         item * reals + 16,
-        item * _STEP * (32 * _WARPS + 32 + _WARPS * per_warp + 4) + 16,
+        _backward_bytes(per_warp, item),
         units,
         plane,
         (*sizes, np.int32(D), np.int32(Dv), np.int32(in_shared)),

@@ -52,12 +52,13 @@ def _by_dtype(work: list[tuple[Array, ...]]) -> list[list[tuple[Array, ...]]]:
 
 def _shares(work: list[tuple[Array, ...]]) -> Array:
     """For each block the addresses of its elements in arrays of one size and how many they are, on the device."""
-    return _table(tuple([(*[x.data.ptr for x in arrays], arrays[0].size) for arrays in work]), work[0][0].itemsize)
+    places = tuple([(*[x.data.ptr for x in arrays], arrays[0].size) for arrays in work])
+    return _table(cupy.cuda.get_current_stream().ptr, places, work[0][0].itemsize)
 
 
 @functools.lru_cache(maxsize=8)
-def _table(work: tuple[tuple[int, ...], ...], itemsize: int) -> Array:
-    """Kept, for arrays stay where they are, and gradients come back to the places of the last step."""
+def _table(stream: int, work: tuple[tuple[int, ...], ...], itemsize: int) -> Array:
+    """Kept, for arrays stay where they are, and gradients come back to the places of the last step; for its stream, which no other waits for."""
     arrays = np.array(work, np.int64)
     sizes = arrays[:, -1]
     counts = -(-sizes // _SHARE)

@@ -10,7 +10,8 @@ import cupy
 import numpy as np
 
 from fastseq.backends import cuda_persistent
-from fastseq.backends.cuda_launch import contiguous, gemm
+from fastseq.backends.cuda_launch import gemm
+from fastseq.backends.cuda_layout import aligned
 from fastseq.backends.cuda_recurrent_call import Call, Upstream
 from fastseq.backends.cuda_recurrent_plan import by_units, end_kernel
 from fastseq.backends.cuda_recurrent_weights import Sums, without_padding
@@ -74,9 +75,9 @@ def forward(
     results = []
     for d, w in enumerate(call.packed.directions):
         xp = gemm(x.reshape(T * B, I), w.w_ih.T).reshape(T, B, -1)
-        h, c = (None if state is None else state[d] for state in (h_0, c_0))
+        h, c = (None if state is None else aligned(state[d]) for state in (h_0, c_0))
         try:
-            result = cuda_persistent.forward(call.packed.cell, xp, w.w_hh, _biases(w), h, c, call.lengths, call.reset, d == 1, training)
+            result = cuda_persistent.forward(call.packed.cell, xp, aligned(w.w_hh), _biases(w), h, c, call.lengths, call.reset, d == 1, training)
         except cupy.cuda.driver.CUDADriverError as error:
             _refuse(call, error)
             return None
@@ -106,10 +107,10 @@ def backward(cache: Cache, upstream: Upstream, dx: Array | None, need_weights: b
     found: list[Weights | None] = []
     states = []
     for d, (w, saved) in enumerate(zip(call.packed.directions, cache.saved, strict=True)):
-        dy = None if upstream.dy is None else contiguous(upstream.dy[:, :, d * H : (d + 1) * H])
-        last = [None if given is None else contiguous(given[d]) for given in (upstream.dh_n, upstream.dc_n)]
+        dy = None if upstream.dy is None else aligned(upstream.dy[:, :, d * H : (d + 1) * H])
+        last = [None if given is None else aligned(given[d]) for given in (upstream.dh_n, upstream.dc_n)]
         try:
-            dp, dq, *first = cuda_persistent.backward(call.packed.cell, saved, w.w_hh, dy, *last)
+            dp, dq, *first = cuda_persistent.backward(call.packed.cell, saved, aligned(w.w_hh), dy, *last)
         except cupy.cuda.driver.CUDADriverError as error:
             _refuse(call, error)
             return None

@@ -88,11 +88,13 @@ def _made(make: Any) -> Any:
 
 def _shrink(most: int) -> None:
     """Drops the plans that waited longest until the rest has no more bytes than this."""
-    waiting = sum(plan.bytes for shelf in _shelves.values() for plan in shelf.spare)
+    # Of copies: what is dropped here, or collected meanwhile, may give plans back, which comes here again.
+    waiting = sum([plan.bytes for shelf in list(_shelves.values()) for plan in list(shelf.spare)])
     for name in list(_shelves):
         if waiting <= most:
             return
-        waiting -= sum(plan.bytes for plan in _shelves.pop(name).spare)
+        shelf = _shelves.pop(name, None)
+        waiting -= sum([plan.bytes for plan in shelf.spare]) if shelf is not None else 0
 
 
 def clear() -> None:

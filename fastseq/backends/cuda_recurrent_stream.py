@@ -35,7 +35,7 @@ class RecurrentStream:
                 raise ValueError(f"layers: {described(packed)} do not go above {described(layers[0])}")
         self._x = cupy.empty((1, batch_size, self.input_size), self.dtype)
         self._plans = [self._plan(packed) for packed in layers]
-        self._loops: dict[str, Loop] = {}  # by the precision of their products
+        self._loops: dict[tuple[str, int], Loop] = {}  # by the precision of their products and by CUDA's stream, whose scratch they have
         self.reset()
         self.weights = tuple([Weights(*[None if a is None else contiguous(a.copy()) for a in packed.directions[0]]) for packed in layers])
         self.load(layers)
@@ -82,7 +82,7 @@ class RecurrentStream:
             came = f"{out.dtype} {out.shape} with strides {out.strides}"
             raise ValueError(f"out: expected a {self.dtype} CuPy array {shape} in C order, got {came}")
         self._x[0] = x
-        self._loops.setdefault(precision(), Loop()).run(self._launch, range(1))
+        self._loops.setdefault((precision(), cupy.cuda.get_current_stream().ptr), Loop()).run(self._launch, range(1))
         y = cupy.empty(shape, self.dtype) if out is None else out
         y[...] = self._plans[-1].h[0]
         return y

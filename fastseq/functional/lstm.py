@@ -65,7 +65,7 @@ def lstm(
     return_cells : bool
         Also return c_t of each step.
     checkpoint_every : int, optional
-        Keep the state of every so many steps only, and compute the rest again in the backward pass; the same bits.
+        Keep the state of every so many steps only, and compute the rest again in the backward pass; on the CPU the same bits.
 
     Returns
     -------

@@ -42,7 +42,7 @@ def rnn(
     noise : Noise
         Recurrent dropout and zoneout with the key of their masks.
     checkpoint_every : int, optional
-        Keep the state of every so many steps only, and compute the rest again in the backward pass; the same bits.
+        Keep the state of every so many steps only, and compute the rest again in the backward pass; on the CPU the same bits.
 
     Returns
     -------

@@ -206,7 +206,7 @@ class RecurrentLayer(RecurrentModule):
             Also return the states of every step and layer.
         checkpoint_every : int, optional
             Keep the states of every so many steps for the backward pass, which computes the others again: less memory,
-            and the same bits.
+            and on the CPU the same bits.
 
         Returns
         -------
@@ -317,7 +317,7 @@ class RecurrentLayer(RecurrentModule):
     def stream(self, batch_size: int = 1) -> Any:
         """One step at a time, with a snapshot of the weights: a stream whose `step(x, out=None)` takes (B, I) and gives (B, P).
 
-        The steps give the same bits as the call on the whole sequence in `eval` mode. `state` reads and sets what the layer
+        On the CPU the steps give the same bits as the call on the whole sequence in `eval` mode. `state` reads and sets what the layer
         returns as state; `reset(rows=None)` zeroes it; `refresh()` takes the layer's weights again.
 
         Parameters

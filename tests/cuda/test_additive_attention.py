@@ -60,6 +60,12 @@ def test_more_queries_than_blocks_take_at_a_time(run, rng):
             assert_same_bits(again[name], got[name], name)
 
 
+def test_blocks_backwards_fit_every_gpu():
+    """The least shared memory of a block, of compute capability 8.6 and 8.9, holds what float64 needs with fewer queries for each warp."""
+    backward_bytes = importlib.import_module("fastseq.backends.cuda_additive")._backward_bytes
+    assert backward_bytes(8, 8) <= 99 * 1024 < backward_bytes(16, 8)
+
+
 @pytest.mark.parametrize("by", ["lengths", "bool", "bias"])
 def test_hidden_keys_do_not_leak(by, run, rng):
     """NaN in k and v of a hidden key changes nothing but perhaps a last bit, and past the end not even that."""

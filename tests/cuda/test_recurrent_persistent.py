@@ -80,6 +80,41 @@ def test_layers_without_options(cuda, kernels, to_gpu, cell, option, rng):
         assert_same_bits(again[name], got[name], name)
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_arrays_at_any_address(cuda, cupy, kernels, to_gpu, cell, rng, monkeypatch):
+    """The kernels read 16 bytes at a time, which begin at multiples of 16: a misplaced read ends a CUDA program's context."""
+    problem = Problem(cell, H=24)
+    _, b = _inputs(problem, rng, to_gpu)
+
+    def shifted(x):
+        if isinstance(x, cupy.ndarray) and x.dtype == np.float32:
+            memory = cupy.empty(x.size + 4, np.float32)
+            place = (memory.data.ptr % 16 // 4 + 1) % 4 or 4
+            found = memory[place : place + x.size].reshape(x.shape)
+            found[...] = x
+            return found
+        if isinstance(x, tuple):
+            return type(x)(*map(shifted, x)) if hasattr(x, "_fields") else tuple(map(shifted, x))
+        return x
+
+    def results(a):
+        y, *_, cache = problem.forward(cuda, a)
+        return {"y": y.get()} | _grads(cuda, cache, a)
+
+    want, asked = results(b), []
+    launch = importlib.import_module("fastseq.backends.cuda_launch").Kernel.__call__
+
+    def looked_at(self, grid, block, arguments, shared=0):
+        if self.function.name.startswith("persistent"):
+            asked.extend(x.data.ptr % 16 for x in arguments if isinstance(x, cupy.ndarray) and x.dtype == np.float32 and x.ndim > 1)
+        launch(self, grid, block, arguments, shared)
+
+    monkeypatch.setattr(importlib.import_module("fastseq.backends.cuda_launch").Kernel, "__call__", looked_at)
+    assert_all_same(results(shifted(b)), want)
+    assert asked
+    assert not any(asked)
+
+
 def test_all_others_go_step_by_step(cuda, kernels, to_gpu, rng):
     options = [OPTIONS["lstm", n] for n in ("peephole", "projection", "layer norm", "zoneout", "zoneout expected", "recurrent dropout")]
     for problem in [*options, Problem("gru_before"), Problem("rnn_tanh"), Problem("gru", noise=NOISE["zoneout"]), Problem("lstm", T=0)]:

@@ -59,6 +59,22 @@ def test_the_steps_of_the_sequence(cuda, to_gpu, cell, dtype, rng):
                 assert_close(found[k].get(), end[part], dtype=dtype, terms=2000, name=f"state of layer {k}")
 
 
+def test_each_cuda_stream_has_a_graph_of_its_own(cupy, to_gpu, rng):
+    """A graph's products have the scratch of the CUDA stream it was recorded for, where graphs run one after another."""
+    stream, x = fs.nn.GRU(4, 5, rng=0).to("cuda").eval().stream(batch_size=3), to_gpu(rng.standard_normal((3, 4)).astype(np.float32))
+    other = cupy.cuda.Stream(non_blocking=True)
+    for _ in range(3):
+        stream.step(x)
+    cupy.cuda.get_current_stream().synchronize()
+    with other:
+        for _ in range(3):
+            stream.step(x)
+    other.synchronize()
+    graphs = list(stream._loops.values())
+    assert len(graphs) == 2
+    assert graphs[0]._scratch is not graphs[1]._scratch
+
+
 @pytest.mark.parametrize("kind", [fs.nn.LSTM, fs.nn.GRU, fs.nn.MUT3])
 def test_state_out_and_reset(cupy, to_gpu, kind, rng):
     layer = kind(4, 5, num_layers=2, rng=0).to("cuda").eval()

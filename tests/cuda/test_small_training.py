@@ -1,5 +1,7 @@
 """Embeddings, layer norm and the optimisers' updates on the device, each against the reference."""
 
+import importlib
+
 import numpy as np
 import pytest
 
@@ -194,3 +196,12 @@ def test_norms_and_scaling(layout, dtype, rng):
 
 def test_arrays_choose_this_backend():
     assert backends.backend_of(laid_out(np.zeros(3))).__name__ == cuda.__name__
+
+
+def test_the_tables_of_one_stream_are_not_read_by_another(cupy):
+    """A table is sent by the stream that asks first; nothing makes another one wait for it."""
+    shares, x = importlib.import_module("fastseq.backends.cuda_optim")._shares, cupy.zeros(5, np.float32)
+    first = shares([(x,)])
+    assert shares([(x,)]) is first
+    with cupy.cuda.Stream(non_blocking=True):
+        assert shares([(x,)]) is not first
