@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import warnings
 from typing import Any, NamedTuple
 
 import cupy
@@ -85,6 +86,8 @@ class _Loop:
             except cupy.cuda.driver.CUDADriverError as error:
                 if "COOPERATIVE_LAUNCH_TOO_LARGE" not in str(error):  # other programs have some of the multiprocessors
                     raise
+                message = f"cuda: no cooperative launch for an attention decoder: launch by launch for every phase; {error}"
+                warnings.warn(message, RuntimeWarning, stacklevel=2)
         # a launch of one phase keeps and holds nothing: its stages have the weights
         bare = cut.layout(self.problem, self.cut._replace(keeps=False, holds=False))
         single = kernel(self.file, self.name, **self.macros)
