@@ -58,6 +58,7 @@ def _failed(sentence: str) -> int:
 def _info(arguments: argparse.Namespace) -> int:
     from fastseq import runtime
 
+    runtime.look_for_gpu()
     if arguments.json:
         print(json.dumps(runtime.config()))
     else:

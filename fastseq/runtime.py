@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fastseq import _core
-from fastseq.backends import gpu_config
+from fastseq.backends import gpu_config, load_cupy
 from fastseq.backends.precision import get_precision, set_precision
 
 #: The most threads that can be asked for (FSQ_THREADS_MOST in csrc/core/threads.h).
@@ -315,6 +315,17 @@ def config() -> dict[str, Any]:
         "gpu": gpu_config(),
         "machine": platform.machine(),
     }
+
+
+def look_for_gpu() -> None:
+    """Import CuPy where it is installed, so that `config` and `show_config` say which GPU there is; `fastseq info` does it.
+
+    Examples
+    --------
+    >>> import fastseq as fs
+    >>> fs.runtime.look_for_gpu()
+    """
+    load_cupy()
 
 
 def _cupy_version() -> str | None:

@@ -61,7 +61,18 @@ def test_info(tmp_path):
     assert str(fs.get_num_threads()) in out
     code, out, err = run("info", "--json", folder=tmp_path)
     assert (code, err) == (0, "")
-    assert json.loads(out) == fs.runtime.config()
+    found = json.loads(out)
+    assert found.pop("gpu") is None or found["cupy"]
+    assert found == {name: value for name, value in fs.runtime.config().items() if name != "gpu"}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
+def test_info_asks_for_the_gpu(tmp_path, monkeypatch):
+    (tmp_path / "cupy.py").write_text("__version__ = '13.4'")  # loads, and finds nothing
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
+    code, out, err = run("info", folder=tmp_path)
+    assert (code, err) == (0, "")
+    assert "CuPy             13.4\nGPU              none found\n" in out
 
 
 def test_train_says_what_it_reached_and_where_the_model_is(trained):

@@ -7,6 +7,7 @@ a CuPy array has come or a device was asked for.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -161,7 +162,7 @@ def to_cpu(x: Any) -> Any:
 
 def mover(device: Any) -> Callable[[Any], Any]:
     """What moves an array to a device: "cpu", "cuda", or CuPy's current device; errors as in `_cuda`, and ValueError for another device."""
-    if device == "cpu":
+    if isinstance(device, str) and device == "cpu":
         return to_cpu
     device_of_cupy = getattr(getattr(sys.modules.get("cupy"), "cuda", None), "Device", ())
     wanted = f"cuda:{device.id}" if isinstance(device, device_of_cupy) else device
@@ -173,6 +174,12 @@ def mover(device: Any) -> Callable[[Any], Any]:
     if number and int(number) != current:
         raise ValueError(f"device: expected CuPy's current device, {current}, got {wanted}; with cupy.cuda.Device({number}): makes that one current")
     return to_gpu
+
+
+def load_cupy() -> None:
+    """Imports CuPy where it is installed and loads."""
+    with contextlib.suppress(ImportError):
+        _loaded()
 
 
 def gpu_config() -> dict[str, Any] | None:

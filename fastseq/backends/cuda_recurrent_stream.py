@@ -135,7 +135,8 @@ class RecurrentStream:
     def _converted(self, name: str, value: Any, shape: tuple[int, ...]) -> Array:
         """`value` in the stream's dtype, or an error that says what is wrong with it."""
         if not isinstance(value, cupy.ndarray):
-            raise TypeError(f"{name}: expected a CuPy array of shape {shape}, for the layers are on a GPU, got {type(value).__name__}")
+            got = "a NumPy array" if isinstance(value, np.ndarray) else type(value).__name__
+            raise TypeError(f"{name}: expected a CuPy array of shape {shape}, for the layers are on a GPU, got {got}; cupy.asarray({name}) moves it")
         if value.dtype.kind not in "iub" and value.dtype not in (np.float32, np.float64):
             raise TypeError(f"{name}: expected float32, float64, integers or bools (this stream computes in {self.dtype}), got {value.dtype}")
         if value.shape != shape:

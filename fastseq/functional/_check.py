@@ -111,7 +111,7 @@ def together(name: str, x: Array, other: Array, beside: str = "x") -> None:
     if is_gpu(x):
         advice = f'move {beside} with cupy.asarray({beside}), or the layer with .to("cpu")'
         raise TypeError(f"{name}: expected a NumPy array like {beside}, got a CuPy array; {advice}")
-    advice = f'move the layer with .to("cuda"), {name} with cupy.asarray({name}), or {beside} with .get()'
+    advice = f'move {name} with cupy.asarray({name}), or the layer that has it with .to("cuda"), or {beside} with .get()'
     raise TypeError(f"{name}: expected a CuPy array like {beside}, got a NumPy array; {advice}")
 
 

@@ -10,7 +10,7 @@ from fastseq import functional
 from fastseq.autograd import Tensor
 from fastseq.functional import _check
 from fastseq.nn import init
-from fastseq.nn._inputs import checked_dtype, checked_size, id_input
+from fastseq.nn._inputs import checked_dtype, checked_size, id_input, where_the_layer_is
 from fastseq.nn.module import Module, Parameter
 from fastseq.runtime import generator
 
@@ -71,6 +71,7 @@ class Embedding(Module):
     def forward(self, ids: Any) -> Any:
         """ids, integers of any shape -> (*ids.shape, embedding_dim). IndexError for an id that the table does not have."""
         ids = id_input(ids, "ids")
+        where_the_layer_is("ids", ids.data if isinstance(ids, Tensor) else ids, self.weight.data)
         weight = self.weight if isinstance(ids, Tensor) else self.weight.data
         return functional.embedding(ids, weight, padding_idx=self.padding_idx, sparse=self.sparse)
 

@@ -105,7 +105,7 @@ class Batches(_Shuffled):
     def __init__(self, *arrays: Any, batch_size: int, shuffle: bool = True, rng: Any = None, axis: int = 0) -> None:
         if not arrays:
             raise ValueError("arrays: expected at least one, got none")
-        self.arrays = [np.asarray(array) for array in arrays]
+        self.arrays = [_check.plain(f"arrays[{k}]", array) for k, array in enumerate(arrays)]
         for k, array in enumerate(self.arrays):
             if array.ndim == 0 or len(array) != len(self.arrays[0]):
                 raise ValueError(f"arrays[{k}]: expected {len(self.arrays[0])} rows, as arrays[0] has, got shape {array.shape}")

@@ -102,7 +102,8 @@ def test_the_advice_is_what_helps(to_gpu):
     with pytest.raises(TypeError) as caught:
         F.linear(to_gpu(x), weight)
     assert str(caught.value) == (
-        'weight: expected a CuPy array like x, got a NumPy array; move the layer with .to("cuda"), weight with cupy.asarray(weight), or x with .get()'
+        'weight: expected a CuPy array like x, got a NumPy array; move weight with cupy.asarray(weight), '
+        'or the layer that has it with .to("cuda"), or x with .get()'
     )
     with pytest.raises(TypeError) as caught:
         F.linear(x, to_gpu(weight))

@@ -186,9 +186,27 @@ def test_layers_say_where_they_are(rng, to_gpu):
         layer(x)
     with pytest.raises(TypeError, match="h_0: expected a CuPy array, for this layer is on the GPU"):
         layer(to_gpu(x), (np.zeros((1, 2, 2), np.float32), np.zeros((1, 2, 2), np.float32)))
+    for given, got in ((x[0], "a NumPy array"), (x[0].tolist(), "list")):
+        with pytest.raises(TypeError, match=rf"x: expected a CuPy array of shape \(2, 3\), .* got {got}; cupy\.asarray\(x\) moves it"):
+            layer.stream(2).step(given)
     embedding = Embedding(5, 2)
-    with pytest.raises(TypeError, match=r'ids: expected a NumPy array like weight, got a CuPy array; .*\.to\("cpu"\)'):
+    with pytest.raises(TypeError, match=r'ids: expected a NumPy array, for this layer is on the CPU, got a CuPy array; .*\.to\("cuda"\)'):
         embedding(to_gpu(np.array([1])))
+    with pytest.raises(TypeError, match=r"ids: expected a CuPy array, for this layer is on the GPU, got a NumPy array; move ids with cupy\.asarray\(ids\)"):
+        embedding.to("cuda")([1])
+
+
+def test_fit_brings_batches_to_the_model(rng, to_gpu):
+    x = rng.standard_normal((12, 3)).astype(np.float32)
+    losses = []
+    for device, move in (("cpu", lambda a: a), ("cuda", lambda a: a), ("cuda", to_gpu)):
+        model = Linear(3, 1, rng=0).to(device)
+        batches = fs.training.Batches(move(x), move(x[:, :1]), batch_size=4, rng=0)
+        optimizer = fs.optim.SGD(model.parameters(), lr=0.1)
+        history = fs.training.fit(model, batches, loss=fs.functional.mse_loss, optimizer=optimizer, epochs=2, progress=False)
+        losses.append(history["loss"])
+        assert is_gpu(model.weight.data) is (device == "cuda")
+    assert losses[1] == losses[2] == pytest.approx(losses[0], rel=1e-5)
 
 
 # ---------------------------------------------------------------- what keeps it from going
@@ -245,6 +263,12 @@ def test_another_gpu_than_the_current_one():
     stays_where = Tied()
     with pytest.raises(ValueError, match=r"device: expected CuPy's current device, 0, got cuda:7; with cupy\.cuda\.Device\(7\)"):
         stays_where.to("cuda:7")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", None, 0, np.zeros(2)], ids=str)
+def test_what_is_no_device(device):
+    with pytest.raises(ValueError, match='device: expected "cpu" or "cuda", got '):
+        Tied().to(device)
 
 
 def test_a_move_that_runs_out_of_memory_moves_nothing(cupy):
