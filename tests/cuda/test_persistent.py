@@ -162,11 +162,16 @@ def test_results_are_the_references(case, to_gpu):
     check(case, to_gpu)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.H > 16], ids=str)
-def test_several_blocks_exchange_their_states(case, to_gpu):
+def in_several_blocks(case):
+    """The cuts, forwards and backwards, whose blocks exchange what they have."""
     both = persistent.forward_cuts, persistent.backward_cuts
     several = [[c for c in cuts(case.cell, case.H, case.B, 2, 4, 232448) if c.grid > c.groups] for cuts in both]
-    check(case, to_gpu, cuts=[min(cuts, key=lambda c: c.cost, default=None) for cuts in several])
+    return [min(cuts, key=lambda c: c.cost, default=None) for cuts in several]
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.H > 16], ids=str)
+def test_several_blocks_exchange_their_states(case, to_gpu):
+    check(case, to_gpu, cuts=in_several_blocks(case))
 
 
 @pytest.mark.parametrize("kind", ["high", "medium"])
@@ -275,6 +280,26 @@ def test_no_number_stays_in_its_row(cell, to_gpu):
     for name in ("y", "dgates"):
         assert np.isnan(have[name][:, 1]).any()
         assert np.isfinite(have[name][:, [0, 2]]).all()
+
+
+@pytest.mark.parametrize("bits", [0xFFFFFFFF, 0xFFC00000, 0x7F800001, 0x7F800000, 0xFF800000, 0x7F7FFFFF, 0x80000000, 0x00000001], ids=hex)
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_no_number_is_taken_for_one_that_is_not_written(cell, bits, to_gpu):
+    """Every block ends, whatever the blocks exchange, the words of memory that is not written among it; and other rows see none of it."""
+    case = Case(cell, 9, 20, 40, options="state dy dh_n dc_n")
+    clean, a = inputs(case), inputs(case)
+    for name in ("h_0", "dh_n"):
+        a[name][1] = np.uint32(bits).view(np.float32)
+    for name in ("xp", "dy"):
+        a[name][4, 1] = np.uint32(bits).view(np.float32)
+    cuts = in_several_blocks(case)
+    assert all(cut.grid > cut.groups for cut in cuts)
+    with np.errstate(invalid="ignore"):
+        found, want = (got(case, x, to_gpu, cuts) for x in (a, clean))
+    for name in ("y", "dgates"):
+        np.testing.assert_array_equal(*(np.delete(results[name], 1, axis=1) for results in (found, want)))
+    if not np.isfinite(np.uint32(bits).view(np.float32)):
+        assert not np.isfinite(found["dh_0"][1]).all()
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
