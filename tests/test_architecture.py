@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "functional": {"autograd", "backends", "runtime", "sparse"},
     "nn": {"functional", "autograd", "runtime", "backends"},  # backends: packed weights, which a layer keeps, and streams
     "optim": {"functional", "autograd", "backends", "sparse"},
-    "plot": {"autograd"},
+    "plot": {"autograd", "backends"},
     "diagnostics": {"nn", "functional", "autograd", "backends", "plot"},
     "models": {"nn", "functional", "autograd", "backends", "runtime"},
     "text": set(),

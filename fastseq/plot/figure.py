@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastseq.autograd import Tensor
+from fastseq.backends import to_cpu
 
 
 def pyplot() -> Any:
@@ -30,7 +31,7 @@ def axes(ax: Any, size: Sequence[float]) -> Any:
 
 def numbers(name: str, x: Any) -> np.ndarray:
     """Real numbers as float64."""
-    a = np.asarray(x.data if isinstance(x, Tensor) else x)
+    a = np.asarray(to_cpu(x.data if isinstance(x, Tensor) else x))
     if a.dtype.kind not in "fiub":
         raise TypeError(f"{name}: expected real numbers, got {a.dtype}")
     return a.astype(np.float64)

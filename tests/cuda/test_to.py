@@ -11,6 +11,7 @@ import fastseq as fs
 from fastseq import backends
 from fastseq.backends import is_gpu
 from fastseq.nn import BatchNorm1d, Embedding, Linear, Module, Sequential, Tanh
+from fastseq.plot.figure import numbers
 from tests.tolerance import assert_close, assert_same_bits
 
 
@@ -207,6 +208,12 @@ def test_fit_brings_batches_to_the_model(rng, to_gpu):
         losses.append(history["loss"])
         assert is_gpu(model.weight.data) is (device == "cuda")
     assert losses[1] == losses[2] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_pictures_fetch_their_numbers(rng, to_gpu):
+    weights = rng.random((2, 3))
+    for given in (to_gpu(weights), fs.Tensor(to_gpu(weights))):
+        assert_same_bits(numbers("weights", given), weights)
 
 
 # ---------------------------------------------------------------- what keeps it from going
