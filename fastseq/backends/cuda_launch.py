@@ -233,6 +233,8 @@ def _plan(
     shape = (*shape_a[:-2], M, N)
     if 0 in shape or K == 0:
         return _Plan(shape, sums)
+    if max(*shape, K) >= 2**31:
+        raise OverflowError(f"a product of {shape_a} and {shape_b} has an axis that does not fit cuBLAS's int")
     if shape_out is None or strides_out is None or kind_out is None:
         itemsize = np.dtype(sums).itemsize
         shape_out, strides_out, kind_out = shape, (M * N * itemsize, N * itemsize, itemsize)[-len(shape) :], sums

@@ -72,6 +72,8 @@ def forward(
 ) -> tuple[Array, Array, Array | None, None, Cache | None] | None:
     """What `recurrent_forward` returns; None where a launch was refused."""
     (T, B, I), x, D, lstm = call.x.shape, call.x, len(call.packed.directions), call.packed.cell == "lstm"
+    if training and call.reset is not None:
+        call = call._replace(reset=call.reset.copy())  # backward trusts it
     results = []
     for d, w in enumerate(call.packed.directions):
         xp = gemm(x.reshape(T * B, I), w.w_ih.T).reshape(T, B, -1)
