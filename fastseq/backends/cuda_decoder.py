@@ -17,7 +17,7 @@ from fastseq.backends import cuda_decoder_cut as cut
 from fastseq.backends.attention_decoder import DecoderWeights
 from fastseq.backends.cuda_additive import on_device, scores_backward
 from fastseq.backends.cuda_decoder_cut import THREADS, Sizes
-from fastseq.backends.cuda_launch import contiguous, gemm, int64, kernel, macros_of, properties
+from fastseq.backends.cuda_launch import REFUSALS, contiguous, gemm, int64, kernel, macros_of, properties
 from fastseq.backends.cuda_matmul import bias_backward
 from fastseq.backends.recurrent import gates_of
 
@@ -83,7 +83,7 @@ class _Loop:
             try:
                 self.whole(steps, arguments, sum(_PHASES))
                 return
-            except cupy.cuda.driver.CUDADriverError as error:
+            except REFUSALS as error:
                 if "COOPERATIVE_LAUNCH_TOO_LARGE" not in str(error):  # other programs have some of the multiprocessors
                     raise
                 message = f"cuda: no cooperative launch for an attention decoder: launch by launch for every phase; {error}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import re
 import sys
 import threading
@@ -65,6 +66,14 @@ def source(file: str) -> str:
     return expanded(file)
 
 
+class LaunchRefused(RuntimeError):
+    """The blocks of a cooperative launch do not all fit the device at the same time."""
+
+
+#: What a cooperative launch raises where it is refused, by us or by the driver.
+REFUSALS = (LaunchRefused, cupy.cuda.driver.CUDADriverError)
+
+
 class Kernel:
     """A function of a compiled source; call it with a grid, a block and its arguments."""
 
@@ -73,6 +82,7 @@ class Kernel:
         self._shared = _SHARED_WITHOUT_ASKING
         # What CuPy's own call would look up each time.
         self._launch, self._cooperative = function.kernel, function.enable_cooperative_groups
+        self._rooms: dict[tuple[int, int], int] = {}
 
     def __call__(self, grid: int | tuple[int, ...], block: int | tuple[int, ...], arguments: tuple[Any, ...], shared: int = 0) -> None:
         """Launches on CuPy's current stream; an empty grid launches nothing.
@@ -86,6 +96,8 @@ class Kernel:
         block = block if isinstance(block, tuple) else (block,)
         if shared > self._shared:
             self._allow(shared)
+        if self._cooperative:
+            self._check_room(math.prod(grid), math.prod(block), shared)
         ready = tuple([a if type(a) in _AS_THEY_ARE else _argument(a) for a in arguments])
         self._launch(grid, block, ready, shared, None, self._cooperative)
 
@@ -93,6 +105,14 @@ class Kernel:
         if shared > self._shared:
             self.function.max_dynamic_shared_size_bytes = shared
             self._shared = shared
+
+    def _check_room(self, blocks: int, threads: int, shared: int) -> None:
+        """Raises where the blocks do not fit: CuPy would warn and launch fewer, and they would wait for the others for ever."""
+        room = self._rooms.get((threads, shared))
+        if room is None:
+            room = self._rooms[threads, shared] = self.blocks_per_multiprocessor(threads, shared) * properties().multiprocessors
+        if blocks > room:
+            raise LaunchRefused(f"COOPERATIVE_LAUNCH_TOO_LARGE: {blocks} blocks, and {room} run at the same time")
 
     def blocks_per_multiprocessor(self, threads: int, shared: int = 0) -> int:
         """How many blocks of this size a multiprocessor holds at a time."""

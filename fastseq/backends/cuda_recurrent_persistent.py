@@ -10,7 +10,7 @@ import cupy
 import numpy as np
 
 from fastseq.backends import cuda_persistent
-from fastseq.backends.cuda_launch import gemm
+from fastseq.backends.cuda_launch import REFUSALS, gemm
 from fastseq.backends.cuda_layout import aligned
 from fastseq.backends.cuda_recurrent_call import Call, Upstream
 from fastseq.backends.cuda_recurrent_plan import by_units, end_kernel
@@ -80,7 +80,7 @@ def forward(
         h, c = (None if state is None else aligned(state[d]) for state in (h_0, c_0))
         try:
             result = cuda_persistent.forward(call.packed.cell, xp, aligned(w.w_hh), _biases(w), h, c, call.lengths, call.reset, d == 1, training)
-        except cupy.cuda.driver.CUDADriverError as error:
+        except REFUSALS as error:
             _refuse(call, error)
             return None
         results.append(result)
@@ -113,7 +113,7 @@ def backward(cache: Cache, upstream: Upstream, dx: Array | None, need_weights: b
         last = [None if given is None else aligned(given[d]) for given in (upstream.dh_n, upstream.dc_n)]
         try:
             dp, dq, *first = cuda_persistent.backward(call.packed.cell, saved, aligned(w.w_hh), dy, *last)
-        except cupy.cuda.driver.CUDADriverError as error:
+        except REFUSALS as error:
             _refuse(call, error)
             return None
         states.append(first)

@@ -46,7 +46,10 @@ def test_values_and_gradients(case, dtype, rng, cupy, to_gpu):
     got = evaluate(case, on_gpu, np.random.default_rng(1), cupy)
     assert got.keys() == want.keys()
     for name in got:
-        assert_close(got[name], want[name], dtype=dtype, terms=case.terms, name=name)
+        terms = case.terms
+        if (case.op, name) == ("tanh", "dx"):  # 1 - y^2 has the last bit of y, which CUDA's tanh may have otherwise, 2 / (1 - y^2) times
+            terms += np.max(2 / (1 - want["output 0"] ** 2), initial=0)
+        assert_close(got[name], want[name], dtype=dtype, terms=terms, name=name)
     for k, y in enumerate(case.call(on_gpu)):  # a call that records nothing gives the same
         assert_same_bits(y.get(), got[f"output {k}"], f"output {k}")
     for name, a in on_gpu.items():

@@ -172,8 +172,8 @@ def test_blocks_of_a_cooperative_launch_wait_for_each_other(cupy, module, emulat
     with pytest.raises(RuntimeError, match=r"deadlock: a value that threads wait for is never written; .*load_acquire"):
         kernel((8,), (64,), (cupy.zeros(9, np.uint32), order))
     emulated.multiprocessors = 1
-    with pytest.raises(RuntimeError, match="COOPERATIVE_LAUNCH_TOO_LARGE"):
-        kernel((40,), (64,), (flags, order))
+    with pytest.warns(RuntimeWarning, match="will be reduced from 40 to 32"), pytest.raises(RuntimeError, match="deadlock"):
+        kernel((40,), (64,), (cupy.zeros(41, np.uint32), cupy.zeros(40, np.int32)))
 
 
 def test_a_graph_keeps_launches_and_refuses_the_rest(cupy, module, emulated):

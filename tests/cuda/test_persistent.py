@@ -7,6 +7,7 @@ import pytest
 
 from fastseq.backends import cuda_persistent as persistent
 from fastseq.backends import precision, reference
+from fastseq.backends.cuda_launch import LaunchRefused
 from fastseq.backends.recurrent import Weights, gates_of
 from tests.tolerance import assert_close
 
@@ -140,8 +141,10 @@ def check(case, to_gpu, kind="highest", cuts=(None, None)):
             else:
                 np.testing.assert_array_equal(value, want[name])
         else:
-            size = np.abs(want[name]) + np.sqrt(np.mean(want[name] ** 2))
-            assert (np.abs(value - want[name]) <= 2**-6 * size).all(), name
+            usual = np.sqrt(np.mean(want[name] ** 2))
+            if name == "dw_hh" and a["h_0"] is not None:  # an error of dgates comes times h, and some of h_0 are far from their usual size
+                usual = max(usual, np.sqrt(np.mean(want["dgates"] ** 2)) * np.abs(a["h_0"]).max())
+            assert (np.abs(value - want[name]) <= 2**-6 * (np.abs(want[name]) + usual)).all(), name
 
 
 CASES = [
@@ -267,7 +270,7 @@ def test_a_refused_launch_is_an_exception(cupy, to_gpu):
     cut = cut_of(persistent.forward_cuts("lstm", 8, 1, 2, 132, 232448), rows=1)
     cut = cut._replace(groups=10_000)
     a = inputs(Case("lstm", 2, 1, 8))
-    with pytest.raises(Exception, match="COOPERATIVE"):
+    with pytest.raises(LaunchRefused, match="COOPERATIVE"):
         persistent.forward("lstm", to_gpu(a["xp"]), to_gpu(a["w_hh"]), *[None] * 5, False, False, cut=cut)
 
 

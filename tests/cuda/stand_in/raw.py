@@ -1,5 +1,6 @@
 """CuPy's RawModule on the emulator, with the checks that a driver makes and those that it leaves out."""
 
+import warnings
 import weakref
 
 import numpy as np
@@ -80,7 +81,8 @@ class RawKernel:
         if self.enable_cooperative_groups:
             most = device.blocks_per_multiprocessor(threads, shared_mem) * settings.multiprocessors
             if grid[0] * grid[1] * grid[2] > most:
-                raise CUDADriverError(f"CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE: {self.name}: {grid} blocks, {most} fit")
+                warnings.warn(f"The grid size will be reduced from {grid[0] * grid[1] * grid[2]} to {most}", RuntimeWarning, stacklevel=3)
+                grid = (most, 1, 1)
         data = self._marshalled(args)
         memories = [weakref.ref(a.data.mem) if isinstance(a, ndarray) else None for a in args]
 
