@@ -11,7 +11,7 @@ from fastseq.autograd import Tensor, is_recording
 from fastseq.backends import namespace, placed, to_cpu
 from fastseq.functional import _check
 from fastseq.nn import init
-from fastseq.nn._inputs import checked_dtype, checked_flag, checked_size, plain_array, real_input
+from fastseq.nn._inputs import checked_dtype, checked_flag, checked_size, plain_array, real_input, where_the_layer_is
 from fastseq.nn._masks import row_lengths, visible
 from fastseq.nn.cache import CachingModule, KeyValueCache, MemoryKeys
 from fastseq.nn.linear import Linear
@@ -218,6 +218,7 @@ class MultiheadAttention(CachingModule):
     def _door(self, x: Any, name: str, width: int, query: Any = None) -> Any:
         """An input of the layer's dtype whose shape fits, and fits the query."""
         x = real_input(x, self.dtype, name)
+        where_the_layer_is(name, x.data if isinstance(x, Tensor) else x, self.out_proj.weight.data)
         shape, axis = x.shape, self._batch_axis
         if len(shape) not in (2, 3) or shape[-1] != width or (query is not None and len(shape) != query.ndim):
             wanted = [f"(B, T, {width})" if self.batch_first else f"(T, B, {width})", f"(T, {width})"]

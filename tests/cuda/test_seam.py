@@ -128,6 +128,17 @@ def test_glue_names_what_is_on_the_wrong_side(call, name, to_gpu):
         call(fs.Tensor(to_gpu(a)), fs.Tensor(a))
 
 
+@pytest.mark.parametrize("wrong", ["query", "key", "value"])
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+def test_an_attention_layer_names_what_is_on_the_wrong_side(wrong, where, rng, to_gpu):
+    layer = fs.nn.MultiheadAttention(4, 2, rng=0).to(where)
+    arrays = {name: rng.standard_normal((3, 2, 4)).astype(np.float32) for name in ("query", "key", "value")}
+    placed_there = {name: to_gpu(x) if (where == "cuda") is not (name == wrong) else x for name, x in arrays.items()}
+    kind = "CuPy" if where == "cuda" else "NumPy"
+    with pytest.raises(TypeError, match=f"^{wrong}: expected a {kind} array, for this layer is on the"):
+        layer(**placed_there)
+
+
 def test_the_backend_of_both_kinds_is_none(cupy, to_gpu):
     a = np.ones(3)
     assert backend_of(a).__name__ == "fastseq.backends.cpu"
