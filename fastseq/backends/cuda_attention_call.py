@@ -11,6 +11,7 @@ import cupy
 import numpy as np
 
 from fastseq.backends.attention import AttentionOptions
+from fastseq.backends.cuda_launch import contiguous
 from fastseq.backends.reference_philox import philox
 
 Array = Any
@@ -101,7 +102,7 @@ def call_of(arrays: tuple[Array, ...], mask: Array | None, key_lengths: Array | 
         mask = cupy.asarray(mask)
         if any(stride % mask.itemsize for stride in mask.strides):
             mask = cupy.array(mask, order="C")
-    lengths = None if key_lengths is None else cupy.ascontiguousarray(cupy.asarray(key_lengths, dtype=np.int64))
+    lengths = None if key_lengths is None else contiguous(cupy.asarray(key_lengths, dtype=np.int64))
     return _call(layouts, arrays[0].dtype, options, mask, lengths)
 
 

@@ -42,13 +42,13 @@ extern "C" __global__ void product_bf16(const float *a, const float *b, float *d
     const int lane = threadIdx.x;
     if (by_hand) {
         for (int i = 0; i < 4; i++) left[i] = A[(G + i % 2 * 8) * 8 + T + i / 2 * 4];
-        ldmatrix_x2(right, columns + lane % 8 * 8 + lane / 8 % 2 * 4); // B^T lies row by row
+        for (int i = 0; i < 2; i++) right[i] = columns[G * 8 + T + i * 4]; // B^T lies row by row
     } else {
         ldmatrix_x4(left, A + (lane % 8 + lane / 8 % 2 * 8) * 8 + lane / 16 * 4);
         unsigned both[4];
         ldmatrix_x4_trans(both, B + lane % 16 * 4);
-        ldmatrix_x2_trans(right, B + lane % 16 * 4);
-        if (both[0] != right[0] || both[1] != right[1] || both[2] != both[0]) sum[0] = 1e30f;
+        for (int i = 0; i < 2; i++) right[i] = both[i];
+        if (both[2] != both[0] || both[3] != both[1]) sum[0] = 1e30f;
     }
     mma_bf16(sum, left, right);
     for (int i = 0; i < 4; i++) d[(G + i / 2 * 8) * 8 + 2 * T + i % 2] = sum[i];
@@ -62,26 +62,19 @@ extern "C" __global__ void convert(const float *x, unsigned *tf32, unsigned *bf1
     powers[i] = exp2_approx(x[i]);
 }
 
-// y[i] = x[i] for i < n and 0 behind, through three groups of copies of which the last is not waited for
+// y[i] = x[i] for i < n and 0 behind, through two groups of copies of which the last is not waited for
 extern "C" __global__ void copied(const float *x, float *y, int n) {
     FSQ_SHARED(bytes);
     float *kept = (float *)bytes;
     const int i = 4 * threadIdx.x, left = n - i;
     cp_async_16(kept + i, x + (left > 0 ? i : 0), left <= 0 ? 0 : left < 4 ? 4 * left : 16);
     cp_async_commit();
-    for (int j = i; j < i + 4; j++) cp_async_4(kept + 128 + j, x + (j < n ? j : 0), j < n ? 4 : 0);
-    for (int j = i; j < i + 4; j += 2) cp_async_8(kept + 256 + j, x + (j + 2 <= n ? j : 0), j + 2 <= n ? 8 : 0);
-    cp_async_commit();
-    cp_async_16(kept + 384 + i, x, 0);
+    cp_async_16(kept + 128 + i, x, 0);
     cp_async_commit();
     cp_async_wait<1>();
     __syncthreads();
     const int other = (i + 64) % 128;
-    for (int j = 0; j < 4; j++) {
-        y[other + j] = kept[other + j];
-        y[128 + other + j] = kept[128 + other + j];
-        y[256 + other + j] = kept[256 + other + j];
-    }
+    for (int j = 0; j < 4; j++) y[other + j] = kept[other + j];
     cp_async_wait<0>();
 }
 
@@ -104,26 +97,6 @@ extern "C" __global__ void pass_on(float4 *numbers, unsigned *arrived, unsigned 
     numbers[(2 * blocks + blockIdx.x) * blockDim.x + threadIdx.x] = mine;
     __syncthreads();
     if (threadIdx.x == 0 && add_acquire_release(arrived + 1, 1) == blocks - 1) store_release(last, 1);
-}
-
-// The first half of the block makes, the second consumes, by two named barriers.
-extern "C" __global__ void halves(float *y, int rounds) {
-    FSQ_SHARED(bytes);
-    volatile float *kept = (float *)bytes;
-    const int half = blockDim.x / 2, i = threadIdx.x % half;
-    float sum = 0;
-    for (int round = 0; round < rounds; round++) {
-        if (threadIdx.x < half) {
-            if (round) bar_sync(2, blockDim.x);
-            kept[i] = round + i;
-            bar_arrive(1, blockDim.x);
-        } else {
-            bar_sync(1, blockDim.x);
-            sum += kept[(i + 1) % half];
-            if (round + 1 < rounds) bar_arrive(2, blockDim.x);
-        }
-    }
-    if (threadIdx.x >= half) y[i] = sum;
 }
 """
 
@@ -185,11 +158,10 @@ def test_conversions_round_as_numbers_do(cupy, to_gpu, module, rng):
 @pytest.mark.parametrize("n", [128, 127, 65, 2, 1])
 def test_copies_arrive_when_they_are_waited_for(cupy, to_gpu, module, rng, n):
     x = rng.standard_normal(n).astype(np.float32)
-    y = cupy.empty((3, 128), np.float32)
-    module("copied")((1,), (32,), (to_gpu(x), y, np.int32(n)), shared_mem=4 * 512)
-    want = np.zeros((3, 128), np.float32)
-    want[:2, :n] = x
-    want[2, : n // 2 * 2] = x[: n // 2 * 2]
+    y = cupy.empty(128, np.float32)
+    module("copied")((1,), (32,), (to_gpu(x), y, np.int32(n)), shared_mem=4 * 256)
+    want = np.zeros(128, np.float32)
+    want[:n] = x
     np.testing.assert_array_equal(y.get(), want)
 
 
@@ -201,11 +173,3 @@ def test_blocks_exchange_numbers(cupy, module, rounds):
     want = np.stack([(block - rounds) % 4, thread, np.full(256, rounds), np.ones(256)], 1)
     assert counters.get().tolist() == [4 * rounds, 4, 1]
     np.testing.assert_array_equal(numbers.get()[2].reshape(256, 4), want)
-
-
-@pytest.mark.parametrize("rounds", [1, 5])
-def test_named_barriers_part_makers_from_takers(cupy, module, rounds):
-    y = cupy.empty(64, np.float32)
-    module("halves")((1,), (128,), (y, np.int32(rounds)), shared_mem=256)
-    want = sum(r + (np.arange(64) + 1) % 64 for r in range(rounds))
-    np.testing.assert_array_equal(y.get(), want)

@@ -87,16 +87,17 @@ __device__ __forceinline__ float exp2_approx(float x) {
 #endif
 }
 
-// tanh by the special function unit: a relative error of 2^-11, so for operands that are rounded to bfloat16 or tf32 anyway.
-__device__ __forceinline__ float tanh_approx(float x) {
-#ifndef FSQ_EMULATED
-    float y;
-    asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
+// 1 / x within one unit of the last place, for 2^-126 <= |x| <= 2^126; subnormal numbers count as 0 (rcp.approx.ftz.f32).
+__device__ __forceinline__ float reciprocal(float x) {
+#ifdef FSQ_EMULATED
+    return 1.0f / x;
 #else
-    return __builtin_tanhf(x);
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
 #endif
 }
+__device__ __forceinline__ double reciprocal(double x) { return 1.0 / x; }
 
 // ---------------------------------------------------------------- products of a warp
 //
@@ -223,24 +224,6 @@ __device__ __forceinline__ void ldmatrix_x4_trans(unsigned (&r)[4], const void *
 #endif
 }
 
-__device__ __forceinline__ void ldmatrix_x2(unsigned (&r)[2], const void *row) {
-#ifndef FSQ_EMULATED
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-                 : "=r"(r[0]), "=r"(r[1]) : "r"(fsq_shared_address(row)) : "memory");
-#else
-    emu::ldmatrix<2, false>("ldmatrix_x2", r, row);
-#endif
-}
-
-__device__ __forceinline__ void ldmatrix_x2_trans(unsigned (&r)[2], const void *row) {
-#ifndef FSQ_EMULATED
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-                 : "=r"(r[0]), "=r"(r[1]) : "r"(fsq_shared_address(row)) : "memory");
-#else
-    emu::ldmatrix<2, true>("ldmatrix_x2_trans", r, row);
-#endif
-}
-
 // ---------------------------------------------------------------- asynchronous copies, global to shared memory
 //
 // A thread's copies since its last commit are a group. They have arrived, for this thread, after a wait for all groups but the last few;
@@ -252,24 +235,6 @@ __device__ __forceinline__ void cp_async_16(void *to, const void *from, int byte
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(fsq_shared_address(to)), "l"(from), "r"(bytes) : "memory");
 #else
     emu::emu_copy("cp_async_16", to, from, 16, bytes);
-#endif
-}
-
-// 4 bytes, on multiples of 4: for arrays whose rows do not begin at multiples of 16. bytes: 4, or 0 for zeros.
-__device__ __forceinline__ void cp_async_4(void *to, const void *from, int bytes = 4) {
-#ifndef FSQ_EMULATED
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(fsq_shared_address(to)), "l"(from), "r"(bytes) : "memory");
-#else
-    emu::emu_copy("cp_async_4", to, from, 4, bytes);
-#endif
-}
-
-// 8 bytes, on multiples of 8.
-__device__ __forceinline__ void cp_async_8(void *to, const void *from, int bytes = 8) {
-#ifndef FSQ_EMULATED
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(fsq_shared_address(to)), "l"(from), "r"(bytes) : "memory");
-#else
-    emu::emu_copy("cp_async_8", to, from, 8, bytes);
 #endif
 }
 
@@ -452,35 +417,3 @@ __device__ __forceinline__ void prefetch_l2(const void *p) {
     (void)*(const volatile char *)p;
 #endif
 }
-
-// ---------------------------------------------------------------- barriers of a part of the block
-
-// Barrier `id`, 1 to 15 (__syncthreads is 0), of `threads` threads: whole warps.
-__device__ __forceinline__ void bar_sync(int id, int threads) {
-#ifndef FSQ_EMULATED
-    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-#else
-    emu::emu_barrier("bar_sync", id, threads, 1, emu::SYNC, 0);
-#endif
-}
-
-// Counts for the barrier without waiting at it: a producer that goes on.
-__device__ __forceinline__ void bar_arrive(int id, int threads) {
-#ifndef FSQ_EMULATED
-    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-#else
-    emu::emu_barrier("bar_arrive", id, threads, 0, emu::SYNC, 0);
-#endif
-}
-
-// 1 / x within one unit of the last place, for 2^-126 <= |x| <= 2^126; subnormal numbers count as 0 (rcp.approx.ftz.f32).
-__device__ __forceinline__ float reciprocal(float x) {
-#ifdef FSQ_EMULATED
-    return 1.0f / x;
-#else
-    float r;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
-    return r;
-#endif
-}
-__device__ __forceinline__ double reciprocal(double x) { return 1.0 / x; }
